@@ -1,0 +1,46 @@
+"""Lottery tickets of pre-trained models: find, save and reuse them.
+
+The names below are the public API; each is imported on first use, so that `import hf_tickets` is instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_tickets.errors import TicketsError as TicketsError
+    from hf_tickets.pruning.config import PruningConfig as PruningConfig
+    from hf_tickets.pruning.mask import Mask as Mask
+    from hf_tickets.pruning.prune import prune as prune
+    from hf_tickets.ticket.config import TicketConfig as TicketConfig
+    from hf_tickets.ticket.ticket import Ticket as Ticket
+    from hf_tickets.trainer.callback import PruningCallback as PruningCallback
+    from hf_tickets.trainer.rewind import RewindConfig as RewindConfig
+    from hf_tickets.trainer.trainer import TicketTrainer as TicketTrainer
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Mask": "hf_tickets.pruning.mask",
+    "PruningCallback": "hf_tickets.trainer.callback",
+    "PruningConfig": "hf_tickets.pruning.config",
+    "RewindConfig": "hf_tickets.trainer.rewind",
+    "Ticket": "hf_tickets.ticket.ticket",
+    "TicketConfig": "hf_tickets.ticket.config",
+    "TicketTrainer": "hf_tickets.trainer.trainer",
+    "TicketsError": "hf_tickets.errors",
+    "prune": "hf_tickets.pruning.prune",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
