@@ -1,0 +1,184 @@
+"""What the terminal shows during long work: rounds, steps, metric and time left; and the table of results.
+
+On a terminal the display is live; elsewhere it is plain lines, few enough for a log file. It is told what
+happens and computes nothing, so that nothing in it can stop a training; only its output may close, and then
+the training goes on without it.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+logger = logging.getLogger(__name__)
+
+_LINES_A_ROUND = 10
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # seconds between two plain lines about steps
+
+
+class Display:
+    """Progress of a number of rounds, each of a number of steps.
+
+    Args:
+        metric: Name of the metric to show, with or without `eval_`; the evaluation loss by default.
+        console: Where to show it; standard output by default.
+        clock: Seconds from any start; for tests.
+    """
+
+    def __init__(
+        self,
+        metric: str | None = None,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.metric = metric or "loss"
+        self.console = console or Console()
+        self.clock = clock
+        self.rounds = 0
+        self.round = 0
+        self.sparsity = 0.0
+        self.steps = 0
+        self._progress: Progress | None = None
+        self._first_step: int | None = None
+        self._line_step = 0
+        self._round_time = self._line_time = clock()
+
+    def start(self, rounds: int) -> None:
+        """Begin the work: `rounds` rounds of pruning after round 0; 0 for a single training."""
+        self.rounds = rounds
+        if not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[count]}", justify="right"),
+            TimeRemainingColumn(),
+            console=self.console,
+            expand=True,
+            speed_estimate_period=300,
+        )
+        self._all_rounds = self._progress.add_task(
+            "all rounds", total=rounds + 1, count="", visible=rounds > 0
+        )
+        self._this_round = self._progress.add_task("", total=None, count="")
+        self._progress.start()
+
+    def round_started(self, round: int, sparsity: float, steps: int) -> None:
+        """Begin round `round` at `sparsity` (0 to 1), a training of `steps` optimizer steps."""
+        self.round, self.sparsity, self.steps = round, sparsity, steps
+        self._first_step, self._line_step = None, 0
+        self._round_time = self._line_time = self.clock()
+        if self._progress is None:
+            self._line(f"{self._title()} · {steps} steps")
+            return
+        self._progress.reset(
+            self._this_round, total=steps or None, description=self._title(), count=f"0/{steps}"
+        )
+        self._progress.update(self._all_rounds, completed=round, count=f"{round}/{self.rounds}")
+
+    def step(self, step: int, loss: float | None = None) -> None:
+        """Say that `step` steps of this round are done, with the training `loss` where it is known."""
+        if self._first_step is None:
+            self._first_step = step - 1  # a resumed round starts in the middle
+        shown_loss = "" if loss is None else f" · loss {loss:.4g}"
+        if self._progress is not None:
+            done = self.round + (step / self.steps if self.steps else 0)
+            self._progress.update(self._all_rounds, completed=done)
+            self._progress.update(
+                self._this_round,
+                completed=step,
+                description=f"{self._title()}{shown_loss}",
+                count=f"{step}/{self.steps}",
+            )
+            return
+        pause = self.clock() - self._line_time
+        far_enough = step - self._line_step >= self.steps / _LINES_A_ROUND and pause >= _SHORTEST_PAUSE
+        if far_enough or pause >= _LONGEST_PAUSE:
+            self._line_step, self._line_time = step, self.clock()
+            left = (self.clock() - self._round_time) / (step - self._first_step) * (self.steps - step)
+            shown_left = timedelta(seconds=max(0, round(left)))
+            self._line(
+                f"{self._title()} · step {step}/{self.steps}{shown_loss} · {shown_left} left in this round"
+            )
+
+    def evaluated(self, metrics: Mapping[str, Any]) -> None:
+        """Show the metric of an evaluation during this round."""
+        value = metric_value(metrics, self.metric)
+        shown = f"{self.metric.removeprefix('eval_')} {_number(value)}"
+        if self._progress is None:
+            self._line(f"{self._title()} · {shown}")
+        else:
+            self._progress.update(self._all_rounds, description=f"all rounds · {shown} (round {self.round})")
+
+    def round_finished(self, metrics: Mapping[str, Any]) -> None:
+        """End this round, whose final metrics are `metrics`; a line about it stays in view."""
+        if self._progress is not None:
+            self._progress.update(self._all_rounds, completed=self.round + 1)
+        shown = f"{self.metric.removeprefix('eval_')} {_number(metric_value(metrics, self.metric))}"
+        duration = timedelta(seconds=round(self.clock() - self._round_time))
+        self._line(f"{self._title()} · done in {duration} · {shown}")
+
+    def finish(self) -> None:
+        """End the display, also after an error; calling it twice does nothing more."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _title(self) -> str:
+        if not self.rounds:
+            return f"training · sparsity {self.sparsity:.1%}"
+        return f"round {self.round} of {self.rounds} · sparsity {self.sparsity:.1%}"
+
+    def _line(self, text: str) -> None:
+        try:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        except (OSError, SystemExit) as error:  # rich exits when the reader of a pipe is gone
+            self.console.quiet = True
+            logger.warning("cannot show progress any more, the training goes on: %s", error)
+
+
+def metric_value(metrics: Mapping[str, Any], metric: str) -> Any:
+    """Return the value of `metric` in `metrics`, named with or without `eval_`; None where it is missing."""
+    name = metric.removeprefix("eval_")
+    return metrics.get(f"eval_{name}", metrics.get(name))
+
+
+def results_table(rows: Iterable[Mapping[str, Any]], metric: str) -> Table:
+    """Return a table of rounds.
+
+    Args:
+        rows: One mapping a round with round, sparsity (0 to 1), metrics (name → value), steps, seconds, and
+            kept (number of remaining weights) where it is known.
+        metric: Name of the metric to show, with or without `eval_`.
+    """
+    table = Table()
+    name = metric.removeprefix("eval_")
+    for header in ("round", "sparsity", "remaining weights", name, "steps", "seconds"):
+        table.add_column(header, justify="right", overflow="fold")
+    for row in rows:
+        kept, sparsity, seconds = row.get("kept"), row.get("sparsity"), row.get("seconds")
+        table.add_row(
+            str(row.get("round", "–")),
+            "–" if sparsity is None else f"{sparsity:.1%}",
+            "–" if kept is None else f"{kept:,}",
+            _number(metric_value(row.get("metrics") or {}, name)),
+            str(row.get("steps", "–")),
+            "–" if seconds is None else f"{seconds:.1f}",
+        )
+    return table
+
+
+def _number(value: Any) -> str:
+    return (
+        f"{value:.4f}"
+        if isinstance(value, float) and math.isfinite(value)
+        else "–"
+        if value is None
+        else str(value)
+    )

@@ -1,0 +1,86 @@
+"""What to prune, by which score, and how much each round."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hf_tickets.errors import PruningError
+
+
+@dataclass
+class PruningConfig:
+    """How a mask is chosen: criterion, distribution, schedule and scope, each independent of the others.
+
+    The default is the protocol of the CV tickets paper (20 % of the remaining weights a round, global
+    magnitude); `PruningConfig(amount=0.1, amount_of="original", rounds=9)` is that of the BERT tickets code.
+
+    Args:
+        amount: Share of weights pruned each round, between 0 and 1.
+        amount_of: "remaining": share of the weights that are left; "original": share of all weights in scope.
+        rounds: Number of pruning rounds; each gives one sparsity. Ignored when `sparsities` is given.
+        sparsities: Explicit rising list of sparsities, one a round, instead of `amount` and `rounds`.
+        criterion: Name of the score; the lowest scores are pruned ("magnitude", "random").
+        distribution: How sparsity is spread over layers ("global", "uniform", "erk").
+        scope: "backbone": weights of the pre-trained backbone; "model": heads may be pruned too.
+        target_modules: Module names to prune instead of the default set: a list of suffixes, or one regular
+            expression that matches whole names.
+        exclude_modules: Module names never pruned, in the same two forms.
+        pruning_seed: Seed of criteria that draw at random.
+
+    Raises:
+        PruningError: A value is out of range.
+    """
+
+    amount: float = field(default=0.2, metadata={"help": "share of weights pruned each round"})
+    amount_of: str = field(
+        default="remaining",
+        metadata={"help": "what amount is a share of", "choices": ["remaining", "original"]},
+    )
+    rounds: int = field(default=10, metadata={"help": "number of pruning rounds"})
+    sparsities: list[float] | None = field(
+        default=None, metadata={"help": "explicit rising sparsities, one a round, instead of amount and rounds"}
+    )
+    criterion: str = field(
+        default="magnitude", metadata={"help": "score of a weight: magnitude or random"}
+    )
+    distribution: str = field(
+        default="global",
+        metadata={"help": "how sparsity is spread over layers: global, uniform or erk"},
+    )
+    scope: str = field(
+        default="backbone",
+        metadata={"help": "what may be pruned: backbone, or model to include heads", "choices": ["backbone", "model"]},
+    )
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "modules to prune: name suffixes, or one regular expression"}
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "modules never pruned: name suffixes, or one regular expression"}
+    )
+    pruning_seed: int = field(default=0, metadata={"help": "seed of criteria that draw at random"})
+
+    def __post_init__(self) -> None:
+        for name in ("amount_of", "scope"):
+            choices = self.__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise PruningError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.sparsities is not None:
+            self.sparsities = [float(sparsity) for sparsity in self.sparsities]
+            rising = all(a < b for a, b in zip(self.sparsities, self.sparsities[1:], strict=False))
+            inside = all(0 < sparsity < 1 for sparsity in self.sparsities)
+            if not (self.sparsities and rising and inside):
+                raise PruningError(f"sparsities must rise and lie between 0 and 1, not {self.sparsities}")
+            self.rounds = len(self.sparsities)
+        if self.rounds < 0:
+            raise PruningError(f"rounds must be 0 or more, not {self.rounds}")
+        if not 0 < self.amount < 1:
+            raise PruningError(f"amount must lie between 0 and 1, not {self.amount}")
+        if self.sparsities is None and self.amount_of == "original" and self.amount * self.rounds > 1 - 1e-9:
+            raise PruningError(
+                f"{self.rounds} rounds of {self.amount} of the original weights leave none; "
+                f"use at most {int((1 - 1e-9) / self.amount)} rounds"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+

@@ -1,0 +1,55 @@
+"""What a task family hands to the trainer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import EvalPrediction, TrainerCallback
+
+
+@dataclass
+class PreparedTask:
+    """A task ready for `transformers.Trainer`.
+
+    Attributes:
+        model: the model, head included, on the CPU.
+        train_dataset: map-style dataset of training examples.
+        evaluation_dataset: map-style dataset, or one for each name; Trainer logs `eval_<name>_<metric>` then.
+        data_collator: list of examples to a batch.
+        compute_metrics: Trainer's evaluation output to {metric: value}.
+        metric: the main metric as Trainer logs it, without `eval_`.
+        provenance: plain JSON values that say which data this is; no path of this machine.
+        processing_class: tokenizer or image processor to save with the model; None where its configuration
+            is part of the model's (timm).
+        greater_is_better: whether a higher main metric is the better one.
+        callbacks: callbacks that the datasets need during training.
+        preprocess_logits_for_metrics: reduces the outputs that evaluation keeps, as in Trainer.
+        training_arguments: fields of TrainingArguments that this task cannot do without.
+    """
+
+    model: torch.nn.Module
+    train_dataset: Dataset
+    evaluation_dataset: Dataset | dict[str, Dataset]
+    data_collator: Callable[[list[Any]], dict[str, Any]]
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    metric: str
+    provenance: dict[str, Any]
+    processing_class: Any = None
+    greater_is_better: bool = True
+    callbacks: list[TrainerCallback] = field(default_factory=list)
+    preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None
+    training_arguments: dict[str, Any] = field(default_factory=dict)
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """The keyword arguments of Trainer that this task fills, all but the model and `args`."""
+        return {
+            "train_dataset": self.train_dataset,
+            "eval_dataset": self.evaluation_dataset,
+            "data_collator": self.data_collator,
+            "compute_metrics": self.compute_metrics,
+            "processing_class": self.processing_class,
+            "callbacks": list(self.callbacks),
+            "preprocess_logits_for_metrics": self.preprocess_logits_for_metrics,
+        }

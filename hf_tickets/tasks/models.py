@@ -1,0 +1,119 @@
+"""Loading a model with a head for the task's labels."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from hf_tickets.errors import DataError
+from hf_tickets.tasks.config import TaskConfig
+from hf_tickets.tasks.randomness import seeded
+from hf_tickets.tasks.sources import one_line
+
+logger = logging.getLogger(__name__)
+
+# what transformers, timm and safetensors raise for a model that is not there, damaged, or of another kind
+LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    ImportError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    SafetensorError,
+)
+
+
+def load_model(config: TaskConfig, auto_class: Any, **head: Any) -> torch.nn.Module:
+    """A transformers model for the task, its new weights drawn from `task_seed`.
+
+    A head of another label count is replaced without a word; backbone weights that do not fit are an error,
+    and ones that are missing are named in a warning.
+
+    Args:
+        config: the task.
+        auto_class: transformers' Auto class for this kind of model.
+        **head: configuration of the head (num_labels, id2label, label2id, problem_type).
+
+    Raises:
+        DataError: the model cannot be found, reached or read, or its weights do not fit it.
+    """
+    arguments = {"dtype": "float32", **(config.model_arguments or {}), **head}
+    try:
+        with quiet_transformers(), seeded(config.task_seed):
+            if not config.pretrained:
+                return _random_model(config, auto_class, arguments)
+            model, loading = auto_class.from_pretrained(
+                config.model,
+                revision=config.model_revision or "main",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **arguments,
+            )
+    except LOAD_ERRORS as error:
+        raise DataError(f"model {config.model} cannot be loaded: {one_line(error)}") from error
+    _check_loading(model, loading, config.model)
+    return model
+
+
+def label_names(names: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration of a classification head with these classes."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from reporting what is expected, such as a new head; `load_model` reports the rest."""
+    verbosity = transformers.logging.get_verbosity()
+    progress = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if progress:
+            transformers.logging.enable_progress_bar()
+
+
+def _random_model(config: TaskConfig, auto_class: Any, arguments: dict[str, Any]) -> torch.nn.Module:
+    model_config, rest = transformers.AutoConfig.from_pretrained(
+        config.model,
+        revision=config.model_revision or "main",
+        return_unused_kwargs=True,
+        **arguments,
+    )
+    model: torch.nn.Module = auto_class.from_config(model_config, **rest)
+    return model
+
+
+def _check_loading(model: Any, loading: dict[str, Any], name: str) -> None:
+    mismatched = {entry[0]: entry[1:] for entry in loading["mismatched_keys"]}
+    wrong = sorted(key for key in mismatched if not _in_head(model, key))
+    if wrong:
+        stored, expected = (tuple(shape) for shape in mismatched[wrong[0]])
+        raise DataError(
+            f"model {name}: weights {wrong[0]} are {stored}, but the configuration asks for {expected} "
+            f"({len(wrong)} such); take back the model_arguments that change the architecture"
+        )
+    missing = sorted(key for key in loading["missing_keys"] if not _in_head(model, key))
+    if missing:
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        logger.warning("model %s has no weights for %s: they start at random values", name, shown)
+
+
+def _in_head(model: Any, key: str) -> bool:
+    timm_model = getattr(model, "timm_model", None)
+    if timm_model is None:
+        return not key.startswith(f"{model.base_model_prefix}.")
+    heads = timm_model.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    return any(key.removeprefix("timm_model.").startswith(f"{head}.") for head in heads)

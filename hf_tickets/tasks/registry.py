@@ -1,0 +1,68 @@
+"""The task families by name. A new family is one module with `prepare(config)` and one line here."""
+
+import importlib
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING
+
+from hf_tickets.errors import RecipeError
+from hf_tickets.tasks.config import TaskConfig
+from hf_tickets.tasks.nearest import nearest
+
+if TYPE_CHECKING:
+    from hf_tickets.tasks.base import PreparedTask
+
+
+@dataclass(frozen=True)
+class Family:
+    """A task family: the module that prepares it, imported on use, and the modality whose keys it reads."""
+
+    module: str
+    modality: str
+
+
+FAMILIES = {
+    "image-classification": Family("hf_tickets.tasks.image_classification", "image"),
+    "text-classification": Family("hf_tickets.tasks.text_classification", "text"),
+}
+
+
+def prepare(config: TaskConfig) -> "PreparedTask":
+    """Load model and data of a task and make them ready for Trainer.
+
+    Args:
+        config: the task; its `family` chooses how it is prepared.
+
+    Raises:
+        RecipeError: the configuration is wrong: unknown family, a key of another modality, a bad number.
+        DataError: the model or dataset cannot be read, or has not the columns, labels or splits asked for.
+    """
+    check(config)
+    module = importlib.import_module(FAMILIES[config.family].module)
+    prepared: PreparedTask = module.prepare(config)
+    return prepared
+
+
+def check(config: TaskConfig) -> None:
+    """Refuse, before anything is loaded, a configuration that cannot be right.
+
+    Raises:
+        RecipeError: see `prepare`.
+    """
+    if config.family not in FAMILIES:
+        raise RecipeError(
+            f"family: unknown task family {config.family!r}; {nearest(config.family, FAMILIES)}"
+        )
+    modality = FAMILIES[config.family].modality
+    for key in fields(config):
+        value = getattr(config, key.name)
+        wanted = key.metadata.get("modality", modality)
+        if wanted != modality and key.default is not MISSING and value != key.default:
+            raise RecipeError(
+                f"{key.name}: only {wanted} tasks read this key, and {config.family} is not one"
+            )
+    for name in ("max_length", "image_size", "maximum_training_examples", "maximum_evaluation_examples"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise RecipeError(f"{name}: {value} is not a positive number")
+    if config.task_seed < 0:
+        raise RecipeError(f"task_seed: {config.task_seed} is negative; a seed is 0 or more")

@@ -1,0 +1,202 @@
+"""Text classification and regression: the GLUE tasks by name, any other dataset by its columns."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+
+from hf_tickets.errors import DataError, RecipeError
+from hf_tickets.tasks.base import PreparedTask
+from hf_tickets.tasks.config import TaskConfig
+from hf_tickets.tasks.glue import GLUE, HUB_ID, GlueTask
+from hf_tickets.tasks.labels import Labels, find_labels, label_column, require_column
+from hf_tickets.tasks.metrics import ComputeMetrics
+from hf_tickets.tasks.models import LOAD_ERRORS, label_names, load_model, quiet_transformers
+from hf_tickets.tasks.nearest import nearest
+from hf_tickets.tasks.sources import Source, load_source, one_line, sample
+
+_PROBLEM_TYPES = ("single_label_classification", "regression")
+
+
+def prepare(config: TaskConfig) -> PreparedTask:
+    """See `hf_tickets.tasks.registry.prepare`."""
+    glue = _glue_task(config)
+    if glue is not None and config.dataset is None:
+        config = replace(config, dataset=HUB_ID)
+    source = load_source(config, config.task)
+    train_name, train = source.split(config.train_split, ("train",), "train_split")
+    evaluations = _evaluation_splits(config, source, glue)
+    column = label_column(train, config.label_column, source.name, train_name)
+    labels = find_labels(
+        train,
+        train_name,
+        source.name,
+        column,
+        _is_regression(config, glue),
+        _glue_names(glue, train.features[column]),
+        config.labels,
+    )
+    columns = config.text_columns or (
+        list(glue.columns) if glue else _guess_columns(train, column, source.name)
+    )
+    tokenizer, model = _tokenizer_and_model(config, labels)
+    tokenize = _Tokenize(tokenizer, columns, config.max_length, model.config.get_text_config().vocab_size)
+
+    def encode(split: datasets.Dataset, name: str, maximum: int | None) -> datasets.Dataset:
+        return _encode(split, name, labels, tokenize, maximum)
+
+    train_dataset = encode(train, train_name, config.maximum_training_examples)
+    evaluation_datasets = {
+        name: encode(split, split_name, config.maximum_evaluation_examples)
+        for name, (split_name, split) in evaluations.items()
+    }
+    metrics = glue.metrics if glue else (("pearson", "spearmanr") if labels.regression else ("accuracy",))
+    first = next(iter(evaluations))
+    return PreparedTask(
+        model=model,
+        train_dataset=train_dataset,
+        evaluation_dataset=evaluation_datasets if first else evaluation_datasets[first],
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=ComputeMetrics(metrics, labels.regression),
+        metric=f"{first}_{metrics[0]}" if first else metrics[0],
+        processing_class=tokenizer,
+        provenance={
+            "family": config.family,
+            "task": config.task,
+            "dataset": source.name,
+            "dataset_config": source.config,
+            "train_split": train_name,
+            "evaluation_split": [name for name, _ in evaluations.values()],
+            "text_columns": columns,
+            "label_column": column,
+            "labels": list(labels.names) or None,
+            "max_length": config.max_length,
+            "training_examples": len(train_dataset),
+            "evaluation_examples": [len(dataset) for dataset in evaluation_datasets.values()],
+            "task_seed": config.task_seed,
+        },
+    )
+
+
+def _glue_task(config: TaskConfig) -> GlueTask | None:
+    if config.problem_type not in (None, *_PROBLEM_TYPES):
+        raise RecipeError(
+            f"problem_type: no type {config.problem_type!r}; {nearest(config.problem_type, _PROBLEM_TYPES)}"
+        )
+    if config.text_columns is not None and len(config.text_columns) not in (1, 2):
+        raise RecipeError(f"text_columns: one or two columns, not {len(config.text_columns)}")
+    if config.task is None:
+        return None
+    if config.task not in GLUE:
+        raise RecipeError(f"task: no GLUE task {config.task!r}; {nearest(config.task, GLUE)}")
+    return GLUE[config.task]
+
+
+def _is_regression(config: TaskConfig, glue: GlueTask | None) -> bool | None:
+    if config.problem_type is not None:
+        return config.problem_type == "regression"
+    return None if glue is None else not glue.labels
+
+
+def _glue_names(glue: GlueTask | None, feature: Any) -> tuple[str, ...] | None:
+    if glue is None or not glue.labels:
+        return None
+    # a copy of the task may number the classes otherwise, and say so
+    stated = tuple(getattr(feature, "names", None) or ())
+    return stated if set(stated) == set(glue.labels) else glue.labels
+
+
+def _evaluation_splits(
+    config: TaskConfig, source: Source, glue: GlueTask | None
+) -> dict[str, tuple[str, datasets.Dataset]]:
+    """Evaluation set (an empty name if it is the only one) → name and rows of its split."""
+    key = "evaluation_split"
+    if config.evaluation_split is None and glue is not None and len(glue.evaluations) > 1:
+        return {name: source.split(None, (split,), key) for name, split in glue.evaluations}
+    return {"": source.split(config.evaluation_split, ("validation", "test"), key)}
+
+
+def _guess_columns(train: datasets.Dataset, label: str, dataset: str) -> list[str]:
+    texts = [
+        name
+        for name, feature in train.features.items()
+        if name != label and getattr(feature, "dtype", None) in ("string", "large_string")
+    ]
+    if "text" in texts:
+        return ["text"]
+    if len(texts) != 1:
+        raise DataError(
+            f"dataset {dataset}: which columns hold the text? set text_columns; {nearest('text', train.column_names)}"
+        )
+    return texts
+
+
+def _tokenizer_and_model(config: TaskConfig, labels: Labels) -> tuple[Any, Any]:
+    name = config.tokenizer or config.model
+    try:
+        with quiet_transformers():
+            revision = config.model_revision if config.tokenizer is None else None
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
+    except LOAD_ERRORS as error:
+        raise DataError(f"tokenizer {name} cannot be loaded: {one_line(error)}") from error
+    if labels.regression:
+        head: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+    else:
+        head = {**label_names(labels.names), "problem_type": "single_label_classification"}
+    model: Any = load_model(config, AutoModelForSequenceClassification, **head)
+    limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    longest = min(limit for limit in limits if limit is not None)
+    if config.max_length > longest:
+        raise DataError(
+            f"max_length: {config.max_length} is more than the {longest} tokens of {config.model}"
+        )
+    if tokenizer.pad_token is None:
+        # decoders such as GPT-2 have no padding of their own; attention masks hide what is chosen here
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return tokenizer, model
+
+
+@dataclass(frozen=True)
+class _Tokenize:
+    tokenizer: Any
+    columns: list[str]
+    max_length: int
+    vocabulary: int
+
+    def __call__(self, batch: dict[str, list[Any]], rows: list[int], where: str) -> dict[str, Any]:
+        for column in self.columns:
+            for row, value in zip(rows, batch[column], strict=True):
+                if not isinstance(value, str):
+                    raise DataError(f"{where}, row {row}: column {column} holds {value!r}, not a text")
+        texts = [batch[column] for column in self.columns]
+        tokens = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
+        highest = max((max(ids, default=0) for ids in tokens["input_ids"]), default=0)
+        if highest >= self.vocabulary:
+            raise DataError(
+                f"the tokenizer yields token {highest}, but the model knows {self.vocabulary}: "
+                "set tokenizer to the one the model was trained with"
+            )
+        return dict(tokens)
+
+
+def _encode(
+    split: datasets.Dataset, split_name: str, labels: Labels, tokenize: _Tokenize, maximum: int | None
+) -> datasets.Dataset:
+    for column in tokenize.columns:
+        require_column(split, column, labels.dataset, split_name)
+    rows, targets = labels.encode(split, split_name)
+    kept = sample(np.arange(len(rows)), maximum)
+    rows, targets = rows[kept], targets[kept]
+    where = f"dataset {labels.dataset}, split {split_name}"
+    encoded = split.select(rows).map(
+        lambda batch, indices: tokenize(batch, [int(rows[i]) for i in indices], where),
+        batched=True,
+        with_indices=True,
+        remove_columns=split.column_names,
+        desc=f"Tokenizing {split_name}",
+    )
+    return encoded.add_column("labels", targets)

@@ -1,0 +1,117 @@
+"""`TicketConfig`: where a ticket comes from, as `ticket_config.json`."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hf_tickets.errors import TicketFileError
+from hf_tickets.files import write_atomically
+
+CONFIG_FILE = "ticket_config.json"
+FORMAT_VERSION = 1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TicketConfig:
+    """Provenance of a ticket, and what is needed to apply it.
+
+    Args:
+        base_model: Hub id or folder of the model whose weights are θ0.
+        base_model_revision: Resolved commit of the base model on the Hub.
+        theta0_digest: SHA-256 of the backbone's θ0 (`hf_tickets.ticket.theta.state_digest`).
+        model_type: transformers' `model_type` of the backbone; None for timm and plain torch models.
+        optional_modules: Parts of the backbone that some heads leave out, such as BERT's pooler: a model may
+            lack them, and a ticket may leave them dense.
+        pruning: Fields of the `PruningConfig`.
+        rewind: Fields of the `RewindConfig`.
+        task: What was trained on: family, dataset, columns, metric.
+        training: Training arguments of one round that differ from transformers' defaults.
+        seeds: Seeds by name.
+        rungs: One dictionary a rung: round, sparsity, kept, digest, metrics, steps, seconds.
+        versions: Versions of the libraries that found the ticket.
+        format_version: Version of the file format.
+    """
+
+    base_model: str | None = None
+    base_model_revision: str | None = None
+    theta0_digest: str | None = None
+    model_type: str | None = None
+    optional_modules: list[str] = field(default_factory=lambda: ["pooler"])
+    pruning: dict[str, Any] = field(default_factory=dict)
+    rewind: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, int] = field(default_factory=dict)
+    rungs: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TicketConfig":
+        """Build a config from JSON values; keys of a later version are dropped with a warning.
+
+        Args:
+            values: What `to_dict` gave.
+
+        Raises:
+            TicketFileError: The format version is unknown, or a value has the wrong type.
+        """
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise TicketFileError(f"format version {version!r} is not known here; upgrade hf_tickets")
+        known = {item.name: item for item in fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            logger.warning("%s: keys not known to this version are ignored: %s", CONFIG_FILE, ", ".join(unknown))
+        for name in set(values) & set(known):
+            _check_type(name, values[name])
+        return cls(**{name: values[name] for name in values if name in known})
+
+    def save(self, folder: Path) -> None:
+        """Write `ticket_config.json` into a folder."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False, sort_keys=False)
+        write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> "TicketConfig":
+        """Read `ticket_config.json` from a folder.
+
+        Raises:
+            TicketFileError: The file is missing or damaged.
+        """
+        path = folder / CONFIG_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise TicketFileError(f"{folder} is no ticket: it has no {CONFIG_FILE}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise TicketFileError(f"{path} cannot be read as JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise TicketFileError(f"{path} must hold a JSON object")
+        return cls.from_dict(values)
+
+
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("base_model", "base_model_revision", "theta0_digest", "model_type"), str),
+    **dict.fromkeys(("pruning", "rewind", "task", "training", "seeds", "versions"), dict),
+    **dict.fromkeys(("optional_modules", "rungs"), list),
+    "format_version": int,
+}
+_ITEM_TYPES: dict[str, type] = {"optional_modules": str, "rungs": dict}
+
+
+def _check_type(name: str, value: Any) -> None:
+    expected = _TYPES[name]
+    if value is None and expected is str:
+        return
+    items = value if expected is list and isinstance(value, list) else []
+    if not isinstance(value, expected) or not all(isinstance(item, _ITEM_TYPES[name]) for item in items):
+        raise TicketFileError(f"{CONFIG_FILE}: {name} must be {expected.__name__}, not {value!r:.60}")

@@ -1,0 +1,195 @@
+"""`Ladder`: nested masks in one small file, each rung coded over the survivors of the rung before."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hf_tickets.errors import TicketFileError
+from hf_tickets.files import replacing
+from hf_tickets.pruning.mask import Mask
+from hf_tickets.ticket.coding import MAXIMUM_EXPANSION, decode, encode
+from hf_tickets.ticket.nesting import expand, survivors
+
+LADDER_FILE = "ticket.safetensors"
+_FORMAT = "hf_tickets"
+_VERSION = "1"
+
+Shape = tuple[int, ...]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One mask of a ladder, coded.
+
+    Args:
+        kept: Number of weights kept.
+        digest: Digest of the mask.
+        payloads: Coded bits of each layer.
+    """
+
+    kept: int
+    digest: str
+    payloads: Mapping[str, bytes]
+
+
+class Ladder:
+    """Nested masks over the same weights, from dense to sparse.
+
+    Args:
+        masks: The masks, each within the one before.
+
+    Raises:
+        TicketFileError: The masks are not nested or are over other weights.
+    """
+
+    def __init__(self, masks: Iterable[Mask] = ()) -> None:
+        self.shapes: dict[str, Shape] = {}
+        self.rungs: list[Rung] = []
+        self._last: Mask | None = None
+        for mask in masks:
+            self.append(mask)
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """Sparsity of each rung, rising."""
+        return tuple(1 - rung.kept / self.numel for rung in self.rungs)
+
+    @property
+    def numel(self) -> int:
+        """Number of weights that may be pruned."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    def append(self, mask: Mask) -> None:
+        """Add a sparser mask as the next rung.
+
+        Args:
+            mask: A mask over the same weights that keeps none that the last rung pruned.
+        """
+        previous = self.mask(len(self.rungs) - 1) if self.rungs else None
+        if previous is not None and (mask.shapes != previous.shapes or not mask <= previous):
+            raise TicketFileError("the rungs of a ticket must be nested masks over the same weights")
+        if not mask:
+            raise TicketFileError("a ticket's mask must cover at least one weight")
+
+        def code(name: str) -> bytes:
+            before = _flat(previous, name) if previous is not None else None
+            return encode(survivors(before, _flat(mask, name)))
+
+        payloads = dict(zip(mask, _in_threads(code, list(mask)), strict=True))
+        self.shapes = mask.shapes
+        self.rungs.append(Rung(mask.kept, mask.digest, payloads))
+        self._last = mask.to("cpu")
+
+    def mask(self, index: int) -> Mask:
+        """Return the mask of a rung.
+
+        Args:
+            index: 0 for the densest.
+
+        Raises:
+            TicketFileError: The payload is damaged or its digest is not the recorded one.
+        """
+        if self._last is not None and self._last.digest == self.rungs[index].digest:
+            return self._last
+
+        def compose(name: str) -> torch.Tensor:
+            levels, count = [], prod(self.shapes[name])
+            for rung in self.rungs[: index + 1]:
+                levels.append(decode(rung.payloads[name], count))
+                count = int(numpy.count_nonzero(levels[-1]))
+            return torch.from_numpy(expand(levels)).reshape(self.shapes[name])
+
+        mask = Mask(dict(zip(self.shapes, _in_threads(compose, list(self.shapes)), strict=True)))
+        if mask.digest != self.rungs[index].digest:
+            raise TicketFileError(f"the mask of rung {index + 1} does not have its recorded digest: damaged file")
+        self._last = mask
+        return mask
+
+    def save(self, path: Path) -> None:
+        """Write the ladder as one safetensors file."""
+        tensors = {
+            f"{index:03d}/{name}": numpy.frombuffer(payload, dtype=numpy.uint8)
+            for index, rung in enumerate(self.rungs)
+            for name, payload in rung.payloads.items()
+        }
+        metadata = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "layers": json.dumps({name: list(shape) for name, shape in self.shapes.items()}),
+            "rungs": json.dumps([{"kept": rung.kept, "digest": rung.digest} for rung in self.rungs]),
+        }
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> "Ladder":
+        """Read a ladder; every name, shape and length is checked before a mask is decoded.
+
+        Args:
+            path: A file that `save` wrote.
+
+        Raises:
+            TicketFileError: The file is missing, truncated, damaged, or of an unknown format.
+        """
+        if not path.is_file():
+            raise TicketFileError(f"{path} does not exist")
+        ladder = cls()
+        try:
+            with safe_open(path, framework="numpy") as file:
+                ladder.shapes, rungs = _read_metadata(file.metadata() or {}, path)
+                expected = {f"{index:03d}/{name}" for index in range(len(rungs)) for name in ladder.shapes}
+                if set(file.keys()) != expected:
+                    raise TicketFileError(f"{path} does not hold one payload for each layer and rung")
+                for index, rung in enumerate(rungs):
+                    payloads = {name: file.get_tensor(f"{index:03d}/{name}") for name in ladder.shapes}
+                    if any(payload.dtype != numpy.uint8 or payload.ndim != 1 for payload in payloads.values()):
+                        raise TicketFileError(f"{path}: payloads must be one-dimensional uint8 tensors")
+                    coded = {name: payload.tobytes() for name, payload in payloads.items()}
+                    ladder.rungs.append(Rung(rung["kept"], rung["digest"], coded))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise TicketFileError(f"{path} is not a whole safetensors file: {error}") from None
+        for name, payload in ladder.rungs[0].payloads.items():
+            if prod(ladder.shapes[name]) > MAXIMUM_EXPANSION * len(payload):
+                raise TicketFileError(f"{path}: {name} would grow beyond what its {len(payload)} bytes can hold")
+        return ladder
+
+
+def _read_metadata(metadata: dict[str, str], path: Path) -> tuple[dict[str, Shape], list[dict[str, Any]]]:
+    if metadata.get("format") != _FORMAT:
+        raise TicketFileError(f"{path} is not a ticket of hf_tickets")
+    if metadata.get("version") != _VERSION:
+        raise TicketFileError(f"{path}: format version {metadata.get('version')!r} is not known; upgrade hf_tickets")
+    try:
+        layers, rungs = json.loads(metadata["layers"]), json.loads(metadata["rungs"])
+        shapes = {str(name): tuple(int(size) for size in shape) for name, shape in layers.items()}
+        rungs = [{"kept": int(rung["kept"]), "digest": str(rung["digest"])} for rung in rungs]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise TicketFileError(f"{path}: its metadata cannot be read: {error!r}") from None
+    total = sum(prod(shape) for shape in shapes.values())
+    kept = [total, *(rung["kept"] for rung in rungs)]
+    if not shapes or not rungs or any(size < 1 for shape in shapes.values() for size in shape):
+        raise TicketFileError(f"{path} holds no layers or no rungs")
+    if any(before < after or after < 0 for before, after in zip(kept, kept[1:], strict=False)):
+        raise TicketFileError(f"{path}: its rungs do not become sparser")
+    return shapes, rungs
+
+
+def _flat(mask: Mask, name: str) -> numpy.ndarray:
+    return mask[name].cpu().numpy().reshape(-1)
+
+
+def _in_threads(function: Callable[[T], R], items: list[T]) -> list[R]:
+    """Map over items with a thread a core: the coder's work is outside the interpreter's lock."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(function, items))
