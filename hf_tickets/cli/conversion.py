@@ -99,9 +99,7 @@ def typed_text(text: str, option: Option) -> Written:
         RecipeError: The brackets do not enclose YAML.
     """
     names = {kind.name for kind in kinds(option.annotation)}
-    if (text.startswith("[") and names & {"list", "any"}) or (
-        text.startswith("{") and names & {"dict", "any"}
-    ):
+    if (text.startswith("[") and names & {"list", "any"}) or (text.startswith("{") and names & {"dict", "any"}):
         try:
             written = read_yaml(text)
         except RecipeError as error:
@@ -116,9 +114,7 @@ def typed_text(text: str, option: Option) -> Written:
 def _typed_scalar(text: str) -> Written:
     reader = _Reader("")
     tag = reader.resolve(yaml.ScalarNode, text, (True, False))
-    node = yaml.ScalarNode(
-        tag, text, style=None if text else '"'
-    )  # an empty argument is an empty text, not null
+    node = yaml.ScalarNode(tag, text, style=None if text else '"')  # an empty argument is an empty text, not null
     return Written(node, functools.partial(reader.construct_object, deep=True), typed=True)
 
 

@@ -6,15 +6,16 @@ the training goes on without it.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from numbers import Real
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,7 @@ class Display:
             expand=True,
             speed_estimate_period=300,
         )
-        self._all_rounds = self._progress.add_task(
-            "all rounds", total=rounds + 1, count="", visible=rounds > 0
-        )
+        self._all_rounds = self._progress.add_task("all rounds", total=rounds + 1, count="", visible=rounds > 0)
         self._this_round = self._progress.add_task("", total=None, count="")
         self._progress.start()
 
@@ -77,15 +76,13 @@ class Display:
         if self._progress is None:
             self._line(f"{self._title()} · {steps} steps")
             return
-        self._progress.reset(
-            self._this_round, total=steps or None, description=self._title(), count=f"0/{steps}"
-        )
+        self._progress.reset(self._this_round, total=steps or None, description=self._title(), count=f"0/{steps}")
         self._progress.update(self._all_rounds, completed=round, count=f"{round}/{self.rounds}")
 
     def step(self, step: int, loss: float | None = None) -> None:
         """Say that `step` steps of this round are done, with the training `loss` where it is known."""
         if self._first_step is None:
-            self._first_step = step - 1  # a resumed round starts in the middle
+            self._first_step = self._line_step = step - 1  # a resumed round starts in the middle
         shown_loss = "" if loss is None else f" · loss {loss:.4g}"
         if self._progress is not None:
             done = self.round + (step / self.steps if self.steps else 0)
@@ -103,9 +100,7 @@ class Display:
             self._line_step, self._line_time = step, self.clock()
             left = (self.clock() - self._round_time) / (step - self._first_step) * (self.steps - step)
             shown_left = timedelta(seconds=max(0, round(left)))
-            self._line(
-                f"{self._title()} · step {step}/{self.steps}{shown_loss} · {shown_left} left in this round"
-            )
+            self._line(f"{self._title()} · step {step}/{self.steps}{shown_loss} · {shown_left} left in this round")
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """Show the metric of an evaluation during this round."""
@@ -160,25 +155,19 @@ def results_table(rows: Iterable[Mapping[str, Any]], metric: str) -> Table:
     table = Table()
     name = metric.removeprefix("eval_")
     for header in ("round", "sparsity", "remaining weights", name, "steps", "seconds"):
-        table.add_column(header, justify="right", overflow="fold")
+        table.add_column(Text(header), justify="right", no_wrap=header == name, overflow="fold")
     for row in rows:
-        kept, sparsity, seconds = row.get("kept"), row.get("sparsity"), row.get("seconds")
+        metrics = row.get("metrics")
         table.add_row(
-            str(row.get("round", "–")),
-            "–" if sparsity is None else f"{sparsity:.1%}",
-            "–" if kept is None else f"{kept:,}",
-            _number(metric_value(row.get("metrics") or {}, name)),
-            str(row.get("steps", "–")),
-            "–" if seconds is None else f"{seconds:.1f}",
+            _number(row.get("round"), ""),
+            _number(row.get("sparsity"), ".1%"),
+            _number(row.get("kept"), ",.0f"),
+            _number(metric_value(metrics, name) if isinstance(metrics, Mapping) else None),
+            _number(row.get("steps"), ""),
+            _number(row.get("seconds"), ".1f"),
         )
     return table
 
 
-def _number(value: Any) -> str:
-    return (
-        f"{value:.4f}"
-        if isinstance(value, float) and math.isfinite(value)
-        else "–"
-        if value is None
-        else str(value)
-    )
+def _number(value: Any, form: str = ".4f") -> str:
+    return format(value, form) if isinstance(value, Real) else "–"

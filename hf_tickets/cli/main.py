@@ -37,9 +37,7 @@ class CommandParser(argparse.ArgumentParser):
         options: Returns the fields of a recipe that the command line may override; called only when needed.
     """
 
-    def __init__(
-        self, *args: Any, options: "Callable[[], Mapping[str, Option]] | None" = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, options: "Callable[[], Mapping[str, Option]] | None" = None, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.options = options
@@ -67,9 +65,7 @@ def make_parser() -> tuple[CommandParser, dict[str, CommandParser]]:
         prog="hf-tickets", description="Find, use and inspect lottery tickets of pre-trained models."
     )
     parser.add_argument("--version", action="version", version=f"hf-tickets {__version__}")
-    subparsers = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
-    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
     for command in COMMANDS:
         importlib.import_module(f"hf_tickets.cli.{command}").add_parser(subparsers)
     return parser, dict(subparsers.choices)
@@ -144,9 +140,7 @@ def main(words: Sequence[str] | None = None) -> int:
         _say("stopped; the same command goes on from here" if resumable else "stopped")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the flush at exit must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
         return FAILED
 
 

@@ -53,9 +53,7 @@ def dataclass_options(configuration: type, group: str) -> list[Option]:
         default = field.default if factory is dataclasses.MISSING else factory()
         description = field.metadata.get("help", "")
         choices = tuple(field.metadata.get("choices", ()))
-        options.append(
-            Option(field.name, annotation.replace("typing.", ""), default, description, group, choices)
-        )
+        options.append(Option(field.name, annotation.replace("typing.", ""), default, description, group, choices))
     return options
 
 
@@ -83,7 +81,7 @@ def parse_options(source: str, class_name: str, group: str) -> list[Option]:
         arguments = _keywords(node.value) if is_field else {"default": node.value}
         if "ClassVar" in annotation or _literal(arguments.get("init"), True) is False:
             continue
-        metadata = _literal(arguments.get("metadata"), {})
+        metadata = _literal_entries(arguments.get("metadata"))
         if isinstance(metadata.get("const"), bool):  # the field also takes a bare `--name`
             annotation = f"bool | {annotation}"
         options.append(Option(name, annotation, _default(arguments), metadata.get("help", ""), group))
@@ -104,6 +102,13 @@ def _literal(node: ast.expr | None, otherwise: Any) -> Any:
         return otherwise
 
 
+def _literal_entries(node: ast.expr | None) -> dict[Any, Any]:
+    """Return the entries of a dictionary display whose keys and values are literals."""
+    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    entries = {_literal(key, None): _literal(value, None) for key, value in pairs}
+    return {key: value for key, value in entries.items() if key is not None and value is not None}
+
+
 def _default(arguments: Mapping[str, ast.expr | None]) -> Any:
     factory = arguments.get("default_factory")
     if factory is not None:
@@ -111,9 +116,7 @@ def _default(arguments: Mapping[str, ast.expr | None]) -> Any:
     return _literal(arguments.get("default"), REQUIRED if arguments.get("default") is None else COMPUTED)
 
 
-def options_table(
-    configurations: Mapping[str, type], *, training_arguments: bool = True
-) -> dict[str, Option]:
+def options_table(configurations: Mapping[str, type], *, training_arguments: bool = True) -> dict[str, Option]:
     """Return every field of the dataclasses by name, in order.
 
     A name that two groups share is one option, listed under the first: its value goes to both.
@@ -134,7 +137,7 @@ def recipe_options() -> dict[str, Option]:
     """Return the fields of a recipe that `find` and `train` read: task, pruning, rewinding and training."""
     from hf_tickets.pruning.config import PruningConfig
     from hf_tickets.tasks.config import TaskConfig
-    from hf_tickets.trainer.rewind_config import RewindConfig
+    from hf_tickets.trainer.rewind import RewindConfig
 
     return options_table({"task": TaskConfig, "pruning": PruningConfig, "rewinding": RewindConfig})
 
@@ -156,7 +159,7 @@ def help_text(options: Iterable[Option], width: int | None = None) -> str:
         lines.append(f"  --{option.name}  {_type_and_default(option)}")
         first_sentence = re.split(r"(?<=[a-z)`'])\. ", option.help, maxsplit=1)[0]
         if first_sentence:
-            lines.append("      " + textwrap.shorten(first_sentence, width - 6, placeholder=" …"))
+            lines.append("      " + textwrap.shorten(first_sentence.removesuffix("."), width - 6, placeholder=" …"))
     return "\n".join(lines[1:]) + "\n"
 
 

@@ -25,9 +25,7 @@ class DisplayCallback(TrainerCallback):
             training is one more round of sparsity 0.
     """
 
-    def __init__(
-        self, display: Display, current_round: Callable[[], tuple[int, float]] | None = None
-    ) -> None:
+    def __init__(self, display: Display, current_round: Callable[[], tuple[int, float]] | None = None) -> None:
         self.display = display
         self.current_round = current_round
         self._trainings = 0
@@ -44,9 +42,7 @@ class DisplayCallback(TrainerCallback):
         if state.is_world_process_zero:
             self.display.round_started(round, sparsity, state.max_steps)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar on."""
         if state.is_world_process_zero:
             self.display.step(state.global_step, self._loss)

@@ -76,9 +76,7 @@ def load_recipe(
         RecipeError: The file cannot be read, a key is unknown, or a value is not of its field's type.
     """
     path = Path(path)
-    tables = {
-        name: {**options, **{item.name: item for item in own}} for name, own in (sections or {}).items()
-    }
+    tables = {name: {**options, **{item.name: item for item in own}} for name, own in (sections or {}).items()}
     top = {**options, _DESCRIPTION.name: _DESCRIPTION}
     values: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
@@ -124,9 +122,7 @@ def _read(path: Path) -> Written:
     if written is None:
         raise RecipeError(f"{path}:1: the recipe is empty; it needs lines such as `learning_rate: 2e-5`")
     if not written.is_mapping:
-        raise RecipeError(
-            f"{path}:{written.line}: not a mapping; a recipe has lines such as `learning_rate: 2e-5`"
-        )
+        raise RecipeError(f"{path}:{written.line}: not a mapping; a recipe has lines such as `learning_rate: 2e-5`")
     return written
 
 

@@ -1,6 +1,7 @@
 """What to prune, by which score, and how much each round."""
 
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from hf_tickets.errors import PruningError
@@ -37,18 +38,20 @@ class PruningConfig:
     )
     rounds: int = field(default=10, metadata={"help": "number of pruning rounds"})
     sparsities: list[float] | None = field(
-        default=None, metadata={"help": "explicit rising sparsities, one a round, instead of amount and rounds"}
+        default=None,
+        metadata={"help": "explicit rising sparsities, one a round, instead of amount and rounds"},
     )
-    criterion: str = field(
-        default="magnitude", metadata={"help": "score of a weight: magnitude or random"}
-    )
+    criterion: str = field(default="magnitude", metadata={"help": "score of a weight: magnitude or random"})
     distribution: str = field(
         default="global",
         metadata={"help": "how sparsity is spread over layers: global, uniform or erk"},
     )
     scope: str = field(
         default="backbone",
-        metadata={"help": "what may be pruned: backbone, or model to include heads", "choices": ["backbone", "model"]},
+        metadata={
+            "help": "what may be pruned: backbone, or model to include heads",
+            "choices": ["backbone", "model"],
+        },
     )
     target_modules: list[str] | str | None = field(
         default=None, metadata={"help": "modules to prune: name suffixes, or one regular expression"}
@@ -65,7 +68,7 @@ class PruningConfig:
                 raise PruningError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         if self.sparsities is not None:
             self.sparsities = [float(sparsity) for sparsity in self.sparsities]
-            rising = all(a < b for a, b in zip(self.sparsities, self.sparsities[1:], strict=False))
+            rising = all(a < b for a, b in pairwise(self.sparsities))
             inside = all(0 < sparsity < 1 for sparsity in self.sparsities)
             if not (self.sparsities and rising and inside):
                 raise PruningError(f"sparsities must rise and lie between 0 and 1, not {self.sparsities}")
@@ -83,4 +86,3 @@ class PruningConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return asdict(self)
-

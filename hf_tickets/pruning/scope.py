@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -64,8 +65,9 @@ def _nested_backbone(model: nn.Module) -> nn.Module | None:
             # timm's feature extractors carry feature_info; transformers' own backbones have a `backbone` class.
             if name and (hasattr(module, "feature_info") or _is_transformers_backbone(module)):
                 return getattr(module, "_backbone", module)
-    if type(model).__module__.startswith("torchvision.models") and hasattr(model, "backbone"):
-        return getattr(model.backbone, "body", model.backbone)
+    features = getattr(model, "backbone", None)
+    if type(model).__module__.startswith("torchvision.models") and isinstance(features, nn.Module):
+        return getattr(features, "body", features)
     return None
 
 
@@ -98,8 +100,8 @@ def prunable_weights(model: nn.Module, config: PruningConfig | None = None) -> d
     weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, layer in chosen.items():
-        weight = layer.weight
-        if id(weight) not in seen:
+        weight = layer._parameters["weight"]
+        if weight is not None and id(weight) not in seen:
             seen.add(id(weight))
             weights[f"{name}.weight" if name else "weight"] = weight
     if not weights:
@@ -138,9 +140,9 @@ def _default_layers(root: nn.Module, scope: str) -> Iterator[tuple[str, nn.Modul
     }
     for name, module in _weight_layers(root):
         embedded = any(part in ("embeddings", "embed_tokens") for part in name.split(".")[:-1])
-        if isinstance(module, _LAYERS) and not embedded and id(module) not in excluded:
-            if id(module.weight) not in embedding_weights:
-                yield name, module
+        free = id(module) not in excluded and id(module.weight) not in embedding_weights
+        if isinstance(module, _LAYERS) and free and not embedded:
+            yield name, module
 
 
 def _weight_layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -151,7 +153,7 @@ def _weight_layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield plain_name(name), module
 
 
-def _heads(root: nn.Module) -> Iterator[nn.Module]:
+def _heads(root: Any) -> Iterator[nn.Module]:
     """Modules inside a backbone's class that map features to outputs."""
     if hasattr(root, "get_classifier"):  # timm
         classifier = root.get_classifier()
@@ -207,5 +209,3 @@ def _no_match(patterns: Sequence[str] | str, names: list[str]) -> str:
     near = get_close_matches(text.rpartition(".")[2], endings, n=1)
     hint = f"did you mean {near[0]}?" if near else f"modules end in {', '.join(endings[:8])}"
     return f"target_modules {text} matches no module with a weight: {hint}"
-
-

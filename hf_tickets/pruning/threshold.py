@@ -42,7 +42,7 @@ def order_keys(scores: Tensor) -> Tensor:
 def all_finite(keys: Tensor) -> bool:
     """Whether no score behind these keys was NaN or infinite."""
     low, high = keys.aminmax()
-    return -LIMIT <= int(low) and int(high) < LIMIT
+    return int(low) >= -LIMIT and int(high) < LIMIT
 
 
 def threshold(keys: Keys, sample: Tensor, count: int, total: int) -> tuple[int, int]:

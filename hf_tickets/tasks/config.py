@@ -4,71 +4,117 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def _key(help: str, default: Any = None, modality: str | None = None) -> Any:
-    """A recipe key; with `modality`, one that only task families of that modality read."""
-    metadata = {"help": help, **({"modality": modality} if modality else {})}
-    return field(default=default, metadata=metadata)
+def _help(text: str, modality: str | None = None) -> dict[str, str]:
+    """Metadata of a recipe key; with `modality`, one that only task families of that modality read."""
+    return {"help": text, **({"modality": modality} if modality else {})}
 
 
 @dataclass
 class TaskConfig:
-    """Model, dataset and preprocessing of one task. Every field is a recipe key; its help is its documentation.
+    """Model, dataset and preprocessing of one task. Every field is a recipe key; its help documents it.
 
     A key that is left out takes the task family's own default. Numbers are examples, tokens or pixels.
     """
 
-    family: str = field(metadata={"help": "Task family: text-classification or image-classification."})
-    model: str = field(
-        metadata={"help": "Model: Hub id, local folder, or (images) the name of a timm architecture."}
+    family: str = field(metadata=_help("Task family: text-classification or image-classification."))
+    model: str = field(metadata=_help("Model: Hub id, local folder, or (images) the name of a timm architecture."))
+    task: str | None = field(
+        default=None,
+        metadata=_help(
+            "GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli. "
+            "Sets dataset, columns, labels and metrics.",
+            modality="text",
+        ),
     )
-    task: str | None = _key(
-        "GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli. "
-        "Sets dataset, columns, labels and metrics.",
-        modality="text",
+    model_revision: str | None = field(default=None, metadata=_help("Branch, tag or commit of the model on the Hub."))
+    pretrained: bool = field(
+        default=True,
+        metadata=_help("Load the model's weights; false: its architecture with random weights."),
     )
-    model_revision: str | None = _key("Branch, tag or commit of the model on the Hub.")
-    pretrained: bool = _key("Load the model's weights; false: its architecture with random weights.", True)
-    model_arguments: dict[str, Any] | None = _key(
-        "Keyword arguments for the model and its configuration, such as {attn_implementation: eager}. "
-        "Weights are float32 unless dtype is given here.",
+    model_arguments: dict[str, Any] | None = field(
+        default=None,
+        metadata=_help(
+            "Keyword arguments for the model and its configuration, such as {attn_implementation: eager}. "
+            "Weights are float32 unless dtype is given here."
+        ),
     )
-    tokenizer: str | None = _key("Tokenizer: Hub id or local folder. Default: the model's.", modality="text")
-    dataset: str | None = _key(
-        "Dataset: Hub id, local folder, local file (csv, tsv, json, jsonl, parquet, arrow), or sklearn/digits. "
-        "Default for a GLUE task: nyu-mll/glue. A local folder may hold one sub-folder for each GLUE task.",
+    tokenizer: str | None = field(
+        default=None,
+        metadata=_help("Tokenizer: Hub id or local folder. Default: the model's.", modality="text"),
     )
-    dataset_config: str | None = _key("Configuration (subset) of a dataset that has several.")
-    dataset_revision: str | None = _key("Branch, tag or commit of the dataset on the Hub.")
-    train_split: str | None = _key("Split to train on; a slice such as train[:90%] too. Default: train.")
-    evaluation_split: str | None = _key(
-        "Split to evaluate on; a slice such as train[90%:] too. Default: validation, or test without one."
+    dataset: str | None = field(
+        default=None,
+        metadata=_help(
+            "Dataset: Hub id, local folder, local file (csv, tsv, json, jsonl, parquet, arrow), or "
+            "sklearn/digits. Default for a GLUE task: nyu-mll/glue. "
+            "A local folder may hold one sub-folder for each GLUE task."
+        ),
     )
-    text_columns: list[str] | None = _key("One or two columns of text.", modality="text")
-    image_column: str | None = _key("Column of images. Default: the only one.", modality="image")
-    label_column: str | None = _key(
-        "Column of labels. Default: label, labels, or the only column of classes."
+    dataset_config: str | None = field(
+        default=None, metadata=_help("Configuration (subset) of a dataset that has several.")
     )
-    labels: list[str | int] | None = _key(
-        "Keep only these classes, numbered in this order. Default: all, in the dataset's order."
+    dataset_revision: str | None = field(
+        default=None, metadata=_help("Branch, tag or commit of the dataset on the Hub.")
     )
-    problem_type: str | None = _key(
-        "single_label_classification or regression. Default: regression where labels are floats.",
-        modality="text",
+    train_split: str | None = field(
+        default=None,
+        metadata=_help("Split to train on; a slice such as train[:90%] too. Default: train."),
     )
-    max_length: int = _key("Longest input, in tokens; what is longer is cut.", 128, modality="text")
-    image_size: int | None = _key(
-        "Side of the model's square input, in pixels. Default: the model's.", modality="image"
+    evaluation_split: str | None = field(
+        default=None,
+        metadata=_help(
+            "Split to evaluate on; a slice such as train[90%:] too. Default: validation, or test without one."
+        ),
     )
-    augmentation: bool = _key("Crop and flip training images at random.", True, modality="image")
-    horizontal_flip: bool = _key(
-        "Let augmentation mirror images; false where left and right matter, as in digits.",
-        True,
-        modality="image",
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata=_help("One or two columns of text. Default: text, or the only one.", modality="text"),
     )
-    maximum_training_examples: int | None = _key(
-        "Train on at most this many examples, drawn at random, the same ones for every seed."
+    image_column: str | None = field(
+        default=None, metadata=_help("Column of images. Default: the only one.", modality="image")
     )
-    maximum_evaluation_examples: int | None = _key(
-        "Evaluate on at most this many examples, drawn at random, the same ones for every seed."
+    label_column: str | None = field(
+        default=None,
+        metadata=_help("Column of labels. Default: label, labels, or the only column of classes."),
     )
-    task_seed: int = _key("Seed of new weights (heads, random models) and of random augmentation.", 42)
+    labels: list[str | int] | None = field(
+        default=None,
+        metadata=_help("Keep only these classes, numbered in this order. Default: all, in the dataset's order."),
+    )
+    problem_type: str | None = field(
+        default=None,
+        metadata=_help(
+            "single_label_classification or regression. Default: regression where labels are floats.",
+            modality="text",
+        ),
+    )
+    max_length: int = field(
+        default=128,
+        metadata=_help("Longest input, in tokens; what is longer is cut.", modality="text"),
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata=_help("Side of the model's square input, in pixels. Default: the model's.", modality="image"),
+    )
+    augmentation: bool = field(
+        default=True, metadata=_help("Crop and flip training images at random.", modality="image")
+    )
+    horizontal_flip: bool = field(
+        default=True,
+        metadata=_help(
+            "Let augmentation mirror images; false where left and right matter, as in digits.",
+            modality="image",
+        ),
+    )
+    maximum_training_examples: int | None = field(
+        default=None,
+        metadata=_help("Train on at most this many examples: random ones, the same for every seed."),
+    )
+    maximum_evaluation_examples: int | None = field(
+        default=None,
+        metadata=_help("Evaluate on at most this many examples: random ones, the same for every seed."),
+    )
+    task_seed: int = field(
+        default=42,
+        metadata=_help("Seed of new weights (heads, random models) and of random augmentation."),
+    )

@@ -1,5 +1,6 @@
 """Image classification: any image dataset, any timm or transformers model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,7 @@ def prepare(config: TaskConfig) -> PreparedTask:
     """See `hf_tickets.tasks.registry.prepare`."""
     source = load_source(config)
     train_name, train = source.split(config.train_split, ("train",), "train_split")
-    evaluation_name, evaluation = source.split(
-        config.evaluation_split, ("validation", "test"), "evaluation_split"
-    )
+    evaluation_name, evaluation = source.split(config.evaluation_split, ("validation", "test"), "evaluation_split")
     images = _image_column(train, config.image_column, source.name, train_name)
     column = label_column(train, config.label_column, source.name, train_name)
     labels = find_labels(train, train_name, source.name, column, regression=False, keep=config.labels)
@@ -49,9 +48,7 @@ def prepare(config: TaskConfig) -> PreparedTask:
         rows, targets = labels.encode(split, name)
         kept = sample(np.arange(len(rows)), maximum)
         decoded = split.cast_column(images, datasets.Image())
-        return ImageExamples(
-            decoded, images, rows[kept], targets[kept], f"dataset {source.name}, split {name}"
-        )
+        return ImageExamples(decoded, images, rows[kept], targets[kept], f"dataset {source.name}, split {name}")
 
     training = examples(train, train_name, config.maximum_training_examples)
     evaluating = examples(evaluation, evaluation_name, config.maximum_evaluation_examples)
@@ -108,9 +105,7 @@ def _image_column(train: datasets.Dataset, wanted: str | None, dataset: str, spl
 
 def _holds_images(feature: Any) -> bool:
     # parquet files that datasets did not write hold images as plain {bytes, path} records
-    return isinstance(feature, datasets.Image) or (
-        isinstance(feature, dict) and set(feature) == {"bytes", "path"}
-    )
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
 def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, Any, ImageFormat]:
@@ -124,19 +119,17 @@ def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, 
             config = _with_hub_id(config)
         model = load_model(config, AutoModelForImageClassification, **label_names(names))
     if isinstance(model, TimmWrapperForImageClassification):
+        if not config.pretrained:
+            _draw_as_timm_does(model, config.task_seed)
         return model, None, _timm_format(model, config.image_size)
     processor = _image_processor(config)
     return model, processor, _processor_format(processor, model, config.image_size)
 
 
 def _with_hub_id(config: TaskConfig) -> TaskConfig:
-    from dataclasses import replace
-
     pretrained = timm.get_pretrained_cfg(config.model)
     if pretrained is None or not pretrained.hf_hub_id:
-        raise DataError(
-            f"model {config.model}: timm has no pre-trained weights for it; set pretrained: false"
-        )
+        raise DataError(f"model {config.model}: timm has no pre-trained weights for it; set pretrained: false")
     return replace(config, model=pretrained.hf_hub_id)
 
 
@@ -151,13 +144,23 @@ def _random_timm_model(config: TaskConfig, names: tuple[str, ...]) -> Any:
                 **arguments,
                 **label_names(names),
             )
-            model = TimmWrapperForImageClassification(model_config)
-            # transformers draws new weights its own way; training recipes count on timm's
-            own = timm.create_model(config.model, num_classes=len(names), **(model_config.model_args or {}))
-            model.timm_model.load_state_dict(own.state_dict())
+            return TimmWrapperForImageClassification(model_config)
     except LOAD_ERRORS as error:
         raise DataError(f"model {config.model} cannot be made: {one_line(error)}") from error
-    return model
+
+
+def _draw_as_timm_does(model: Any, seed: int) -> None:
+    """Give a timm model timm's own random weights: its training recipes count on them.
+
+    transformers draws every new weight from one normal distribution.
+    """
+    with seeded(seed):
+        own = timm.create_model(
+            model.config.architecture,
+            num_classes=model.config.num_labels,
+            **(model.config.model_args or {}),
+        )
+    model.timm_model.load_state_dict(own.state_dict())
 
 
 def _timm_format(model: Any, image_size: int | None) -> ImageFormat:
@@ -194,18 +197,17 @@ def _processor_format(processor: Any, model: Any, image_size: int | None) -> Ima
     crop = getattr(processor, "crop_size", None) or {}
     height = crop.get("height") or resized.get("height") or edge or getattr(model.config, "image_size", 224)
     width = crop.get("width") or resized.get("width") or edge or height
+    resample = Image.Resampling.BILINEAR if processor.resample is None else processor.resample
     share = min(height / edge, 1.0) if edge else 1.0
     if image_size is not None:
         height = width = image_size
-        processor.size = (
-            {"shortest_edge": round(image_size / share)} if edge else {"height": height, "width": width}
-        )
+        processor.size = {"shortest_edge": round(image_size / share)} if edge else {"height": height, "width": width}
         processor.crop_size = {"height": height, "width": width}
     return ImageFormat(
         height=height,
         width=width,
         mean=tuple(processor.image_mean or IMAGENET_DEFAULT_MEAN),
         std=tuple(processor.image_std or IMAGENET_DEFAULT_STD),
-        interpolation=Image.Resampling(int(processor.resample)).name.lower(),
+        interpolation=Image.Resampling(int(resample)).name.lower(),
         crop_share=share,
     )

@@ -38,9 +38,7 @@ class ImageExamples:
         where: dataset and split, for messages.
     """
 
-    def __init__(
-        self, split: datasets.Dataset, column: str, rows: np.ndarray, labels: np.ndarray, where: str
-    ) -> None:
+    def __init__(self, split: datasets.Dataset, column: str, rows: np.ndarray, labels: np.ndarray, where: str) -> None:
         self.images = split.select_columns([column])
         self.column = column
         self.rows = rows
@@ -59,9 +57,7 @@ class ImageExamples:
             rgb = as_rgb(image)
         except _IMAGE_ERRORS as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(
-                f"{self.where}, row {row}: unreadable image in column {self.column}: {reason}"
-            ) from error
+            raise DataError(f"{self.where}, row {row}: unreadable image in column {self.column}: {reason}") from error
         return {"image": rgb, "labels": int(self.labels[index])}
 
 
@@ -115,7 +111,7 @@ class ImageTransform:
 def training_transform(target: ImageFormat, horizontal_flip: bool = True) -> ImageTransform:
     """Random crop and flip: of random scale for large images, padded by 4 pixels for small ones."""
     interpolation = InterpolationMode(target.interpolation)
-    steps: list[Any] = [v2.ToImage()]
+    steps: list[Any] = []
     if target.small:
         steps += [
             v2.Resize(target.size, interpolation, antialias=True),
@@ -125,7 +121,7 @@ def training_transform(target: ImageFormat, horizontal_flip: bool = True) -> Ima
         steps.append(v2.RandomResizedCrop(target.size, interpolation=interpolation, antialias=True))
     if horizontal_flip:
         steps.append(v2.RandomHorizontalFlip())
-    return ImageTransform(v2.Compose([*steps, *_normalize(target)]))
+    return ImageTransform(v2.Compose([*steps, *_to_tensor(target)]))
 
 
 def evaluation_transform(target: ImageFormat) -> ImageTransform:
@@ -135,8 +131,13 @@ def evaluation_transform(target: ImageFormat) -> ImageTransform:
     if resized[0] == resized[1]:
         resized = resized[0]  # the shorter side: the image keeps its proportions
     resize = v2.Resize(resized, InterpolationMode(target.interpolation), antialias=True)
-    return ImageTransform(v2.Compose([v2.ToImage(), resize, v2.CenterCrop(target.size), *_normalize(target)]))
+    return ImageTransform(v2.Compose([resize, v2.CenterCrop(target.size), *_to_tensor(target)]))
 
 
-def _normalize(target: ImageFormat) -> list[Any]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(target.mean), list(target.std))]
+def _to_tensor(target: ImageFormat) -> list[Any]:
+    # last, so that Pillow resizes, as it does in timm's and most models' own preprocessing
+    return [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(list(target.mean), list(target.std)),
+    ]

@@ -57,8 +57,8 @@ class Labels:
                 unused += value == _UNUSED
             else:
                 raise DataError(
-                    f"dataset {self.dataset}, split {split_name}, row {row}: column {self.column} holds {value!r}, "
-                    f"which is not a class of the training split; {nearest(value, self.names)}"
+                    f"dataset {self.dataset}, split {split_name}, row {row}: column {self.column} holds "
+                    f"{value!r}, which is not a class of the training split; {nearest(value, self.names)}"
                 )
         if unused:
             logger.warning(
@@ -109,9 +109,7 @@ def find_labels(
         regression = names is None and str(getattr(feature, "dtype", "")).startswith(("float", "double"))
     if regression:
         if keep is not None:
-            raise DataError(
-                f"dataset {dataset}, column {column}: labels chooses classes, but this is regression"
-            )
+            raise DataError(f"dataset {dataset}, column {column}: labels chooses classes, but this is regression")
         return Labels(dataset, column, (), {}, frozenset())
     if names is None and isinstance(feature, datasets.ClassLabel):
         names = tuple(feature.names)
@@ -130,9 +128,7 @@ def find_labels(
     else:
         kept = [_class_number(wanted, names, by_value, dataset, column) for wanted in keep]
         if len(set(kept)) != len(kept) or not kept:
-            raise DataError(
-                f"dataset {dataset}, column {column}: labels must be different classes, not {keep}"
-            )
+            raise DataError(f"dataset {dataset}, column {column}: labels must be different classes, not {keep}")
     position = {number: i for i, number in enumerate(kept)}
     return Labels(
         dataset=dataset,
@@ -173,9 +169,7 @@ def label_column(split: datasets.Dataset, wanted: str | None, dataset: str, spli
         DataError: there is no such column, or no telling which it is.
     """
     if wanted is None:
-        classes = [
-            name for name, feature in split.features.items() if isinstance(feature, datasets.ClassLabel)
-        ]
+        classes = [name for name, feature in split.features.items() if isinstance(feature, datasets.ClassLabel)]
         usual = [name for name in ("label", "labels") if name in split.column_names]
         wanted = next(iter(usual), classes[0] if len(classes) == 1 else None)
     if wanted is None:
@@ -198,9 +192,7 @@ def _distinct(values: list[Any], dataset: str, split_name: str, column: str) -> 
             )
     distinct = sorted(set(values))
     if len(distinct) < 2:
-        raise DataError(
-            f"dataset {dataset}, column {column}: every label is {distinct[0]!r}, nothing to learn"
-        )
+        raise DataError(f"dataset {dataset}, column {column}: every label is {distinct[0]!r}, nothing to learn")
     return distinct
 
 

@@ -28,9 +28,7 @@ class InMemoryMetric(evaluate.Metric):
             description=(self.__doc__ or "").strip(),
             citation="",
             inputs_description="predictions and references: one number an example.",
-            features=datasets.Features(
-                predictions=datasets.Value(self.dtype), references=datasets.Value(self.dtype)
-            ),
+            features=datasets.Features(predictions=datasets.Value(self.dtype), references=datasets.Value(self.dtype)),
             format="numpy",
         )
 

@@ -71,7 +71,7 @@ def label_names(names: tuple[str, ...]) -> dict[str, Any]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from reporting what is expected, such as a new head; `load_model` reports the rest."""
+    """Keep transformers from reporting what is expected, such as a new head."""
     verbosity = transformers.logging.get_verbosity()
     progress = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()

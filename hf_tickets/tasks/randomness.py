@@ -49,9 +49,7 @@ class SeededDataset(Dataset):
         fixed: draw the same in every epoch, as evaluation needs.
     """
 
-    def __init__(
-        self, examples: Any, transform: Callable[[Any], Any], seed: int, fixed: bool = False
-    ) -> None:
+    def __init__(self, examples: Any, transform: Callable[[Any], Any], seed: int, fixed: bool = False) -> None:
         self.examples = examples
         self.transform = transform
         self.seed = seed

@@ -49,17 +49,13 @@ def check(config: TaskConfig) -> None:
         RecipeError: see `prepare`.
     """
     if config.family not in FAMILIES:
-        raise RecipeError(
-            f"family: unknown task family {config.family!r}; {nearest(config.family, FAMILIES)}"
-        )
+        raise RecipeError(f"family: unknown task family {config.family!r}; {nearest(config.family, FAMILIES)}")
     modality = FAMILIES[config.family].modality
     for key in fields(config):
         value = getattr(config, key.name)
         wanted = key.metadata.get("modality", modality)
         if wanted != modality and key.default is not MISSING and value != key.default:
-            raise RecipeError(
-                f"{key.name}: only {wanted} tasks read this key, and {config.family} is not one"
-            )
+            raise RecipeError(f"{key.name}: only {wanted} tasks read this key, and {config.family} is not one")
     for name in ("max_length", "image_size", "maximum_training_examples", "maximum_evaluation_examples"):
         value = getattr(config, name)
         if value is not None and value < 1:

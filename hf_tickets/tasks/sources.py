@@ -6,7 +6,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow
 
 from hf_tickets.errors import DataError
 from hf_tickets.tasks.config import TaskConfig
@@ -28,7 +27,6 @@ _READ_ERRORS = (
     KeyError,
     RuntimeError,
     datasets.exceptions.DatasetsError,
-    pyarrow.ArrowException,
 )
 
 
@@ -56,7 +54,8 @@ class Source:
         if wanted is None:
             only = next(iter(self.splits))
             raise DataError(
-                f"dataset {self.name} has no split {' or '.join(defaults)}; {nearest(defaults[0], self.splits)}; "
+                f"dataset {self.name} has no split {' or '.join(defaults)}; "
+                f"{nearest(defaults[0], self.splits)}; "
                 f"set {key}, to a slice such as {only}[90%:] if there is but one split"
             )
         if wanted in self.splits:
@@ -73,11 +72,12 @@ class Source:
             parts = datasets.ReadInstruction.from_spec(wanted).to_absolute(lengths)
         except (ValueError, AssertionError) as error:
             base = wanted.partition("[")[0]
-            problem = (
-                f"no split {base}; {nearest(base, lengths)}" if base not in lengths else f"no split {wanted}"
-            )
+            problem = f"no split {base}; {nearest(base, lengths)}" if base not in lengths else f"no split {wanted}"
             raise DataError(f"dataset {self.name} has {problem}; mend {key}") from error
-        pieces = [self.splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
+        ranges = [(self.splits[part.splitname], range(part.from_, part.to)) for part in parts]
+        pieces = [split.select(rows) for split, rows in ranges if len(rows)]
+        if not pieces:
+            raise DataError(f"dataset {self.name}: {key} {wanted} has no rows")
         return datasets.concatenate_datasets(pieces) if len(pieces) > 1 else pieces[0]
 
 
@@ -117,16 +117,14 @@ def sample(rows: np.ndarray, maximum: int | None) -> np.ndarray:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message, or of its cause where the error itself only says that it failed."""
+    """The first line of an error's message, or of its cause's where the error only says that it failed."""
     if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
 
-def _load(
-    source: str | Path, name: str, config: str | None, revision: str | None = None
-) -> datasets.DatasetDict:
+def _load(source: str | Path, name: str, config: str | None, revision: str | None = None) -> datasets.DatasetDict:
     try:
         if isinstance(source, Path) and any(
             (source / marker).exists() for marker in ("dataset_dict.json", "state.json")
@@ -142,9 +140,7 @@ def _load(
 
 def _load_file(path: Path) -> datasets.DatasetDict:
     if path.suffix.lower() not in _FILE_FORMATS:
-        raise DataError(
-            f"dataset {path.name}: not a format that can be read; {nearest(path.suffix, _FILE_FORMATS)}"
-        )
+        raise DataError(f"dataset {path.name}: not a format that can be read; {nearest(path.suffix, _FILE_FORMATS)}")
     options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
     try:
         return datasets.load_dataset(_FILE_FORMATS[path.suffix.lower()], data_files=str(path), **options)
@@ -189,9 +185,7 @@ def _digits() -> datasets.DatasetDict:
     )
     greys = np.round(digits.images * (255 / 16)).astype(np.uint8)
     # the split is part of the data: the same for every seed
-    train, test = train_test_split(
-        np.arange(len(greys)), test_size=0.25, random_state=0, stratify=digits.target
-    )
+    train, test = train_test_split(np.arange(len(greys)), test_size=0.25, random_state=0, stratify=digits.target)
     return datasets.DatasetDict(
         {
             name: datasets.Dataset.from_dict(

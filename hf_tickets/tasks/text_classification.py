@@ -38,9 +38,7 @@ def prepare(config: TaskConfig) -> PreparedTask:
         _glue_names(glue, train.features[column]),
         config.labels,
     )
-    columns = config.text_columns or (
-        list(glue.columns) if glue else _guess_columns(train, column, source.name)
-    )
+    columns = config.text_columns or (list(glue.columns) if glue else _guess_columns(train, column, source.name))
     tokenizer, model = _tokenizer_and_model(config, labels)
     tokenize = _Tokenize(tokenizer, columns, config.max_length, model.config.get_text_config().vocab_size)
 
@@ -149,9 +147,7 @@ def _tokenizer_and_model(config: TaskConfig, labels: Labels) -> tuple[Any, Any]:
     limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
     longest = min(limit for limit in limits if limit is not None)
     if config.max_length > longest:
-        raise DataError(
-            f"max_length: {config.max_length} is more than the {longest} tokens of {config.model}"
-        )
+        raise DataError(f"max_length: {config.max_length} is more than the {longest} tokens of {config.model}")
     if tokenizer.pad_token is None:
         # decoders such as GPT-2 have no padding of their own; attention masks hide what is chosen here
         tokenizer.pad_token = tokenizer.eos_token

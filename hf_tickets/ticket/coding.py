@@ -107,7 +107,8 @@ def _fill(stream: memoryview, count: int, rare: bool) -> npt.NDArray[np.bool_]:
     symbols = np.frombuffer(_inflate(stream, count + 1), dtype=np.uint8)
     escaped = symbols == ESCAPE
     # The byte that ends a gap also covers the rare entry after it; an escape covers its 255 entries alone.
-    places = np.cumsum(symbols + ~escaped, dtype=np.intp)
+    places = (symbols + ~escaped).astype(np.intp)
+    np.cumsum(places, out=places)
     places -= 1
     if len(places) == 0 or escaped[-1] or places[-1] != count:
         raise _damaged(f"its gaps do not end after {count} entries")
@@ -117,9 +118,7 @@ def _fill(stream: memoryview, count: int, rare: bool) -> npt.NDArray[np.bool_]:
 
 
 def _deflate(symbols: npt.NDArray[np.uint8]) -> bytes:
-    compressor = zlib.compressobj(
-        zlib.Z_BEST_SPEED, zlib.DEFLATED, RAW_DEFLATE, MEMORY_LEVEL, zlib.Z_HUFFMAN_ONLY
-    )
+    compressor = zlib.compressobj(zlib.Z_BEST_SPEED, zlib.DEFLATED, RAW_DEFLATE, MEMORY_LEVEL, zlib.Z_HUFFMAN_ONLY)
     return compressor.compress(symbols.data) + compressor.flush()
 
 

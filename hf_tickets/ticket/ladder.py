@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -180,7 +181,7 @@ def _read_metadata(metadata: dict[str, str], path: Path) -> tuple[dict[str, Shap
     kept = [total, *(rung["kept"] for rung in rungs)]
     if not shapes or not rungs or any(size < 1 for shape in shapes.values() for size in shape):
         raise TicketFileError(f"{path} holds no layers or no rungs")
-    if any(before < after or after < 0 for before, after in zip(kept, kept[1:], strict=False)):
+    if any(before < after or after < 0 for before, after in pairwise(kept)):
         raise TicketFileError(f"{path}: its rungs do not become sparser")
     return shapes, rungs
 

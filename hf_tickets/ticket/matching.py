@@ -123,9 +123,7 @@ def _find_prefix(
     config: TicketConfig,
     strict: bool,
 ) -> str:
-    hits = Counter(
-        name[:start] for name in parameters for start in _starts(name) if name[start:] in shapes
-    )
+    hits = Counter(name[:start] for name in parameters for start in _starts(name) if name[start:] in shapes)
     required = sum(not _optional(name, config) for name in shapes)
     required_hits = Counter(
         name[:start]

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hf_tickets.errors import SparsityError, TicketFileError, TicketMismatchError
-from hf_tickets.pruning.mask import Mask, zero_pruned_
+from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
 from hf_tickets.pruning.scope import unwrap
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import LADDER_FILE, Ladder
@@ -69,6 +70,17 @@ class Ticket:
         """Mask of the selected rung, on the CPU."""
         return self.ladder.mask(self._index)
 
+    @property
+    def masks(self) -> list[Mask]:
+        """Masks of all rungs up to the selected one, on the CPU."""
+        return [self.ladder.mask(index) for index in range(self._index + 1)]
+
+    def rung(self) -> "Ticket":
+        """Return the selected rung as a ticket of its own, without θ."""
+        mask = self.mask
+        rungs = [rung for rung in self.config.rungs if rung.get("digest") == mask.digest]
+        return Ticket(mask, replace(self.config, rungs=rungs))
+
     def at(self, sparsity: float) -> "Ticket":
         """Return the same ticket at another of its rungs.
 
@@ -113,16 +125,12 @@ class Ticket:
             ticket.theta = load_theta(path / THETA_FILE, ticket.ladder.mask(0))
         return ticket
 
-    def match(
-        self, model: nn.Module, strict: bool = True, prefix: str | Sequence[str] | None = None
-    ) -> ApplyReport:
+    def match(self, model: nn.Module, strict: bool = True, prefix: str | Sequence[str] | None = None) -> ApplyReport:
         """Say how the ticket fits a model, without changing it; arguments and errors as in `apply`."""
         return match(self.ladder.shapes, model, self.config, strict, prefix)
 
     @torch.no_grad()
-    def apply(
-        self, model: nn.Module, strict: bool = True, prefix: str | Sequence[str] | None = None
-    ) -> ApplyReport:
+    def apply(self, model: nn.Module, strict: bool = True, prefix: str | Sequence[str] | None = None) -> ApplyReport:
         """Set the pruned weights of a model to zero, and the others to θ where the ticket carries one.
 
         To keep them zero while training, give the ticket to `TicketTrainer` or `PruningCallback`.
@@ -145,7 +153,7 @@ class Ticket:
         for target, value in self._theta_for(model, report).items():
             target.copy_(value)
         for name, entry in report.matched.items():
-            zero_pruned_(parameters[name], mask[entry])
+            zero_pruned_(parameters[name], bit_pattern(mask[entry].to(parameters[name].device)))
         logger.info("ticket of sparsity %.4f applied: %s", self.sparsity, report)
         return report
 

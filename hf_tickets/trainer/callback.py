@@ -1,0 +1,91 @@
+"""`PruningCallback`: hold a mask in a stock `Trainer`, or prune within one training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from hf_tickets.errors import PruningError, RunFolderError
+from hf_tickets.pruning.config import PruningConfig
+from hf_tickets.pruning.mask import Mask
+from hf_tickets.pruning.prune import prune
+from hf_tickets.pruning.schedules import sparsity_schedule
+from hf_tickets.ticket.config import CONFIG_FILE, TicketConfig
+from hf_tickets.ticket.ticket import Ticket
+from hf_tickets.trainer.holder import MaskHolder, checkpoint_folder
+
+
+class PruningCallback(MaskHolder):
+    """Keep pruned weights at exactly zero during training, in any `transformers.Trainer`.
+
+    Weights are zeroed when training begins, gradients are masked in place as soon as they are accumulated (so
+    before clipping), and the mask is saved with every checkpoint and its sparsity logged. With a
+    `PruningConfig` it prunes at evenly spaced steps of the training instead (gradual magnitude pruning).
+
+    Args:
+        ticket: The ticket or mask to hold.
+        pruning: Prune within the training by this schedule; from dense, or on from `ticket`.
+        start: Share of the training's steps after which it is pruned first, 0 to 1.
+        end: Share of the steps after which it is pruned last, `start` to 1.
+        prefix: Where the backbone lies, for models that hold several; one name or a list.
+
+    Raises:
+        PruningError: Neither ticket nor pruning is given, or start and end are out of range.
+
+    Example:
+        >>> trainer = Trainer(model, args, train_dataset=data, callbacks=[PruningCallback(ticket)])
+    """
+
+    def __init__(
+        self,
+        ticket: Ticket | Mask | None = None,
+        pruning: PruningConfig | None = None,
+        start: float = 0.0,
+        end: float = 0.75,
+        prefix: str | Sequence[str] | None = None,
+    ) -> None:
+        if ticket is None and pruning is None:
+            raise PruningError("PruningCallback needs a ticket to hold, or a PruningConfig to prune by")
+        if not 0 <= start <= end <= 1:
+            raise PruningError(f"start and end must satisfy 0 <= start <= end <= 1, not {start} and {end}")
+        super().__init__(ticket, prefix)
+        self.pruning = pruning
+        self.start = start
+        self.end = end
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.pruning is not None and state.global_step > 0:
+            self._resume(checkpoint_folder(args, state), state)
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        sparsity = self._pruning_steps(state.max_steps).get(state.global_step)
+        if sparsity is None or self.pruning is None:
+            return
+        mask = prune(kwargs["model"], self.pruning, self.mask, sparsity)
+        if self.ticket is None:
+            self.ticket = Ticket(mask, TicketConfig(pruning=self.pruning.to_dict()))
+        else:
+            self.ticket = Ticket([*self.ticket.masks, mask], self.ticket.config)
+        self._bind(kwargs["model"], kwargs["optimizer"])
+
+    def _pruning_steps(self, steps: int) -> dict[int, float]:
+        """Map each step after which to prune to the sparsity to reach."""
+        if self.pruning is None:
+            return {}
+        sparsities = sparsity_schedule(self.pruning)
+        gap = (self.end - self.start) / max(1, len(sparsities) - 1)
+        places = (max(1, round((self.start + index * gap) * steps)) for index in range(len(sparsities)))
+        return dict(zip(places, sparsities, strict=True))
+
+    def _resume(self, folder: Path, state: TrainerState) -> None:
+        """Take up the masks that a gradual pruning had reached."""
+        if (folder / CONFIG_FILE).exists():
+            self.ticket = Ticket.from_pretrained(folder)
+        elif any(step <= state.global_step for step in self._pruning_steps(state.max_steps)):
+            raise RunFolderError(f"{folder} holds no ticket: resume a gradual pruning from a checkpoint of its own")

@@ -1,0 +1,93 @@
+"""Checkpoints that are whole or passed over, and that resume to the bit.
+
+Trainer writes a checkpoint as a dozen files, and drops from it the loss summed since the last log and the
+state of callbacks. `MARKER`, written last, says that a checkpoint is whole, and holds the sums.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_tickets.files import write_atomically
+
+MARKER = "complete.json"
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint in a folder, or None."""
+    complete = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{MARKER}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def write_marker(trainer: Trainer, checkpoint: Path, seconds: float) -> None:
+    """Mark a checkpoint as whole.
+
+    Args:
+        trainer: The trainer in training.
+        checkpoint: The checkpoint's folder.
+        seconds: Time spent on this training so far.
+    """
+    sums = {
+        "tr_loss": float(trainer._tr_loss),
+        "total_loss": float(trainer._total_loss_scalar),
+        "last_logged": trainer._globalstep_last_logged,
+        "seconds": seconds,
+    }
+    write_atomically(checkpoint / MARKER, json.dumps(sums).encode())
+
+
+def read_marker(checkpoint: Path) -> dict[str, Any]:
+    """Return the sums that `write_marker` stored."""
+    return json.loads((checkpoint / MARKER).read_text())
+
+
+class RestoreSums(TrainerCallback):
+    """Put the loss sums of a checkpoint back once Trainer has zeroed them, so that logs go on exactly.
+
+    Args:
+        trainer: The trainer whose sums are restored.
+        sums: What `read_marker` gave.
+    """
+
+    def __init__(self, trainer: Trainer, sums: dict[str, Any]) -> None:
+        self.trainer = trainer
+        self.sums = sums
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer._tr_loss = torch.tensor(self.sums["tr_loss"], device=self.trainer.args.device)
+        self.trainer._total_loss_scalar = self.sums["total_loss"]
+        self.trainer._globalstep_last_logged = self.sums["last_logged"]
+
+
+def callback_states(trainer: Trainer) -> list[tuple[TrainerCallback, dict[str, Any]]]:
+    """Return the state of each callback that has one, such as early stopping's patience."""
+    callbacks = trainer.callback_handler.callbacks
+    return [(callback, copy.deepcopy(callback.state())) for callback in callbacks if _exportable(callback)]
+
+
+def restore_callback_states(states: list[tuple[TrainerCallback, dict[str, Any]]]) -> None:
+    """Put callbacks back into the states that `callback_states` took."""
+    for callback, state in states:
+        vars(callback).update(copy.deepcopy(state.get("attributes", {})))
+
+
+def resume_callback_states(trainer: Trainer) -> None:
+    """Put callbacks into the states that the loaded checkpoint recorded, in place."""
+    saved = {name: _as_list(state) for name, state in trainer.state.stateful_callbacks.items()}
+    for callback in trainer.callback_handler.callbacks:
+        if _exportable(callback) and saved.get(type(callback).__name__):
+            restore_callback_states([(callback, saved[type(callback).__name__].pop(0))])
+
+
+def _exportable(callback: TrainerCallback) -> bool:
+    return isinstance(callback, ExportableState)
+
+
+def _as_list(state: Any) -> list[dict[str, Any]]:
+    return list(state) if isinstance(state, list) else [state]

@@ -1,0 +1,83 @@
+"""What a run depends on: its settings, to refuse a changed configuration and to describe a ticket."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import Enum
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from hf_tickets.pruning.config import PruningConfig
+from hf_tickets.pruning.schedules import sparsity_schedule
+from hf_tickets.pruning.scope import unwrap
+from hf_tickets.trainer.rewind import RewindConfig
+
+if TYPE_CHECKING:
+    from hf_tickets.trainer.trainer import TicketTrainer
+
+LIBRARIES = ("hf_tickets", "torch", "transformers", "timm", "accelerate", "datasets", "safetensors")
+
+# Training arguments that say where and how to report, save and load, not what is computed.
+_INCIDENTAL_PREFIXES = (
+    "logging_", "log_", "save_", "hub_", "push_to_hub", "report_to", "run_name", "disable_tqdm", "do_",
+    "dataloader_num_workers", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent", "output_dir",
+    "resume_from", "local_rank", "ddp_", "_n_gpu", "n_gpu", "project", "trackio", "eval_accumulation",
+    "per_device_eval", "debug", "skip_memory", "include_num", "deepspeed_plugin", "distributed_state",
+    "restore_callback", "enable_jit", "use_cpu",
+)  # fmt: skip
+
+
+def describe(
+    trainer: TicketTrainer, pruning: PruningConfig, rewind: RewindConfig, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the settings that decide a run's result, as plain JSON values.
+
+    Args:
+        trainer: The trainer.
+        pruning: How masks are chosen.
+        rewind: What is rewound.
+        provenance: What the caller adds; its `task` counts as a setting.
+    """
+    train_dataset = trainer.train_dataset
+    return {
+        "model": type(unwrap(trainer.model)).__name__,
+        "examples": len(train_dataset) if hasattr(train_dataset, "__len__") else None,
+        "task": provenance.get("task", {}),
+        "pruning": pruning.to_dict(),
+        "sparsities": list(sparsity_schedule(pruning)),
+        "rewind": rewind.to_dict(),
+        "training": significant_arguments(trainer.args),
+        "seeds": {
+            "seed": trainer.args.seed,
+            "pruning_seed": pruning.pruning_seed,
+            **provenance.get("seeds", {}),
+        },
+    }
+
+
+def significant_arguments(args: Any) -> dict[str, Any]:
+    """Return the training arguments that differ from their defaults and bear on the result."""
+    values = {}
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        default = field.default
+        if default is dataclasses.MISSING or field.name.startswith(_INCIDENTAL_PREFIXES):
+            continue
+        if _plain(value) != _plain(default):
+            values[field.name] = _plain(value)
+    return values
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that bear on the result."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,290 @@
+"""`Rounds`: iterative magnitude pruning with rewinding, one round at a time, from a run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
+
+from hf_tickets.errors import RunFolderError
+from hf_tickets.pruning.config import PruningConfig
+from hf_tickets.pruning.prune import prune
+from hf_tickets.pruning.schedules import sparsity_schedule
+from hf_tickets.pruning.scope import backbone, prunable_weights, unwrap
+from hf_tickets.ticket.config import TicketConfig
+from hf_tickets.ticket.ladder import Ladder
+from hf_tickets.ticket.ticket import Ticket
+from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, restore_callback_states
+from hf_tickets.trainer.holder import MaskHolder
+from hf_tickets.trainer.provenance import describe, versions
+from hf_tickets.trainer.rewind import RewindConfig
+from hf_tickets.trainer.run_folder import RoundResult, RunFolder, differences
+from hf_tickets.trainer.weights import (
+    backbone_digest,
+    buffer_names,
+    file_digest,
+    head_names,
+    load_weights_,
+    save_weights,
+)
+
+if TYPE_CHECKING:
+    from hf_tickets.trainer.trainer import TicketTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class KeepStep(TrainerCallback):
+    """Keep θ_i, the weights at the step of round 0 that later rounds rewind to.
+
+    Args:
+        rewind: Says which step.
+        path: File to write.
+    """
+
+    def __init__(self, rewind: RewindConfig, path: Path) -> None:
+        self.rewind = rewind
+        self.path = path
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step == self.rewind.step(state.max_steps):
+            save_weights(kwargs["model"], self.path)
+
+
+class Rounds:
+    """The search of one `TicketTrainer`.
+
+    Args:
+        trainer: Trains the rounds.
+        pruning: How masks are chosen.
+        rewind: What is rewound.
+        provenance: Fields of `TicketConfig` that the trainer cannot know.
+    """
+
+    def __init__(
+        self, trainer: TicketTrainer, pruning: PruningConfig, rewind: RewindConfig, provenance: dict[str, Any]
+    ) -> None:
+        self.trainer = trainer
+        self.pruning = pruning
+        self.rewind = rewind
+        self.sparsities = sparsity_schedule(pruning)
+        self.holder = MaskHolder()
+        self.folder = RunFolder(trainer.args.output_dir)
+        self.results: list[RoundResult] = []
+        self._provenance = provenance
+        self._ladder = Ladder()
+        self._loaded: int | None = None  # the round whose trained weights the model holds
+        self._record: dict[str, Any] = {}  # what run.json says
+        self._callback_states: list[tuple[TrainerCallback, dict[str, Any]]] = []
+        prunable_weights(trainer.model, pruning)  # nothing in scope is an error now, not after round 0
+
+    def run(self) -> TrainOutput:
+        """Train every round that is not finished; return the last one's output."""
+        self._open()
+        if len(self.results) > len(self.sparsities):
+            logger.info("all %d rounds are done already", len(self.results))
+        for index in range(len(self.results), len(self.sparsities) + 1):
+            self._run_round(index)
+        last = len(self.results) - 1
+        if self._loaded != last:
+            load_weights_(self.trainer.model, self.folder.trained(last))
+            self._loaded = last
+        result = self.results[last]
+        metrics = {**result.training, "round": result.round, "sparsity": result.sparsity}
+        return TrainOutput(result.steps, result.training["train_loss"], metrics)
+
+    def _open(self) -> None:
+        """Start a new run folder, or take up one of the same configuration."""
+        folder, record = self.folder, self.folder.read_record()
+        if not self._record:
+            settings = describe(self.trainer, self.pruning, self.rewind, self._provenance)
+            self._record = {"settings": settings, "backbone_digest": backbone_digest(self.trainer.model)}
+            self._callback_states = callback_states(self.trainer)
+        if record is None:
+            save_weights(self.trainer.model, folder.theta0)
+            self._record["theta0_digest"] = file_digest(folder.theta0)
+        else:
+            self._compare(record)
+            self._record["theta0_digest"] = record["theta0_digest"]
+        folder.write_record(self._record)
+        self.results = folder.results()[: len(self.sparsities) + 1]
+        self._ladder = folder.read_masks(len(self.results))
+        self._make_ticket()
+
+    def _compare(self, record: dict[str, Any]) -> None:
+        """Refuse another configuration than the run folder's, except more rounds."""
+        before, after = record["settings"], self._record["settings"]
+        changed = differences(before, after)
+        if before["sparsities"] == after["sparsities"][: len(before["sparsities"])]:
+            extended = ("sparsities:", "pruning.rounds:", "pruning.sparsities:")
+            changed = [line for line in changed if not line.startswith(extended)]
+        if changed and self.rewind.rewind == "none" and before["sparsities"] != after["sparsities"]:
+            changed.append("one schedule spans all rounds, so rewind=none cannot be extended")
+        if changed:
+            raise RunFolderError(
+                f"{self.folder.output_dir} holds a run of another configuration ({'; '.join(changed)}); "
+                "use another output_dir, or the same configuration"
+            )
+        if record["backbone_digest"] != self._record["backbone_digest"]:
+            raise RunFolderError(
+                f"{self.folder.output_dir} holds a run that started from other weights; use another output_dir"
+            )
+
+    def _run_round(self, index: int) -> None:
+        folder, trainer = self.folder, self.trainer
+        if index:
+            self._find_mask(index)
+        mask = self._ladder.mask(index - 1) if index else None
+        self.holder.ticket = Ticket(mask, self._config()) if mask is not None else None
+        self._load_start(index)
+        restore_callback_states(self._callback_states)
+        with self._training_in(folder.round(index)):
+            checkpoint = last_complete_checkpoint(folder.round(index))
+            output = trainer.train_once(str(checkpoint) if checkpoint else None)
+            seconds = trainer.seconds
+            metrics = self._evaluate()
+        self._loaded = index
+        save_weights(trainer.model, folder.trained(index))
+        result = RoundResult(
+            round=index,
+            sparsity=mask.sparsity if mask is not None else 0.0,
+            kept=mask.kept if mask is not None else self._prunable(),
+            digest=mask.digest if mask is not None else None,
+            metrics=metrics,
+            steps=output.global_step,
+            seconds=round(seconds, 3),
+            training={"train_loss": output.training_loss, **output.metrics},
+            log_history=trainer.state.log_history,
+        )
+        folder.finish(result)
+        self.results.append(result)
+        self._make_ticket()
+        if trainer.ticket is not None:
+            trainer.ticket.save_pretrained(folder.output_dir)
+
+    def _find_mask(self, index: int) -> None:
+        """Prune the weights that the round before trained."""
+        if len(self._ladder.rungs) >= index:
+            return
+        if self._loaded != index - 1:
+            load_weights_(self.trainer.model, self.folder.trained(index - 1))
+        previous = self._ladder.mask(index - 2) if index > 1 else None
+        # A criterion that draws at random ranks anew each round, from a seed of its own.
+        config = replace(self.pruning, pruning_seed=self.pruning.pruning_seed + index - 1)
+        mask = prune(self.trainer.model, config, previous, self.sparsities[index - 1])
+        self._ladder.append(mask.to("cpu"))
+        self._ladder.save(self.folder.masks)
+
+    def _load_start(self, index: int) -> None:
+        """Put the weights that a round starts from into the model."""
+        folder, model = self.folder, self.trainer.model
+        self._loaded = None
+        if file_digest(folder.theta0) != self._record["theta0_digest"]:
+            raise RunFolderError(f"{folder.theta0} has changed since the run began; use another output_dir")
+        if index == 0:
+            load_weights_(model, folder.theta0)
+            return
+        goes_on = self._going_on()
+        if goes_on:
+            load_weights_(model, folder.trained(index - 1), goes_on.__contains__)
+        load_weights_(model, self._rewind_file(), lambda name: name not in goes_on)
+
+    def _going_on(self) -> set[str]:
+        """Names of weights and buffers that are not rewound."""
+        model = self.trainer.model
+        names = set(unwrap(model).state_dict())
+        if self.rewind.rewind != "weights":
+            return names
+        head, buffers = head_names(model), buffer_names(model)
+        kept = set() if self.rewind.rewind_head else head - buffers
+        return kept if self.rewind.rewind_statistics else kept | buffers
+
+    @property
+    def _rewinds_early(self) -> bool:
+        return bool(self.rewind.rewind_step or self.rewind.rewind_share)
+
+    def _rewind_file(self) -> Path:
+        return self.folder.theta_step if self._rewinds_early else self.folder.theta0
+
+    def _evaluate(self) -> dict[str, float]:
+        """Return the metrics of the trained model, evaluated once."""
+        if self.trainer.eval_dataset is None:
+            return {}
+        state = self.trainer.state
+        entries = [entry for entry in state.log_history if entry["step"] == state.global_step]
+        metrics = {name: value for entry in entries for name, value in entry.items() if name.startswith("eval_")}
+        if not metrics or self.trainer.args.load_best_model_at_end:
+            metrics = self.trainer.evaluate()
+        timing = ("_runtime", "_per_second", "_preparation_time")
+        return {
+            name.removeprefix("eval_"): value
+            for name, value in metrics.items()
+            if name.startswith("eval_") and not name.endswith(timing)
+        }
+
+    @contextmanager
+    def _training_in(self, folder: Path) -> Iterator[None]:
+        """Let Trainer make everything but the model anew, and write its checkpoints into the round's folder."""
+        trainer, output_dir = self.trainer, self.trainer.args.output_dir
+        keeps_step = self._rewinds_early and not self.results
+        keep = KeepStep(self.rewind, self.folder.theta_step)
+        trainer.args.output_dir = str(folder)
+        trainer.model_init = lambda: trainer.model
+        if keeps_step:
+            trainer.add_callback(keep)
+        try:
+            yield
+        finally:
+            trainer.args.output_dir = output_dir
+            trainer.model_init = None
+            if keeps_step:
+                trainer.remove_callback(keep)
+
+    def _prunable(self) -> int:
+        return sum(weight.numel() for weight in prunable_weights(self.trainer.model, self.pruning).values())
+
+    def _config(self) -> TicketConfig:
+        model, settings = self.trainer.model, self._record["settings"]
+        hub = getattr(model, "config", None)
+        rungs = [
+            {name: value for name, value in vars(result).items() if name not in ("training", "log_history")}
+            for result in self.results
+        ]
+        fields: dict[str, Any] = {
+            "base_model": getattr(hub, "_name_or_path", None) or None,
+            "base_model_revision": getattr(hub, "_commit_hash", None),
+            "theta0_digest": self._record["backbone_digest"],
+            "model_type": getattr(getattr(backbone(model), "config", None), "model_type", None),
+            "rungs": rungs,
+            "versions": versions(),
+            **{name: settings[name] for name in ("pruning", "rewind", "task", "training", "seeds")},
+        }
+        extra = {name: value for name, value in self._provenance.items() if name not in ("task", "seeds")}
+        return TicketConfig(**{**fields, **extra})
+
+    def _make_ticket(self) -> None:
+        """Make the ticket of the finished rounds."""
+        finished = len(self.results) - 1
+        if finished < 1:
+            return
+        ladder = Ladder()
+        ladder.shapes, ladder.rungs = self._ladder.shapes, self._ladder.rungs[:finished]
+        self.trainer.ticket = Ticket(ladder, self._config(), self._theta())
+
+    def _theta(self) -> dict[str, Tensor] | None:
+        """Return θ_i of the backbone where rounds rewind to a later step: no model on the Hub has it."""
+        if not self._rewinds_early:
+            return None
+        model = self.trainer.model
+        names = {id(tensor): name for name, tensor in unwrap(model).state_dict(keep_vars=True).items()}
+        theta = load_file(self.folder.theta_step)
+        inside = backbone(model).state_dict(keep_vars=True)
+        return {name: theta[names[id(tensor)]] for name, tensor in inside.items() if names[id(tensor)] in theta}

@@ -1,0 +1,144 @@
+"""The run folder: everything that a search for a ticket needs to go on after any crash.
+
+    <output_dir>/ticket_config.json, ticket.safetensors    the ticket so far, every finished round a rung
+    <output_dir>/_run/run.json                             the configuration, and the digests of θ0
+    <output_dir>/_run/theta0.safetensors                   θ0, head and buffers included
+    <output_dir>/_run/theta_step.safetensors               θ_i, where rounds rewind to a later step
+    <output_dir>/_run/masks.safetensors                    the masks so far
+    <output_dir>/_run/round-03/                            checkpoints of a round while it trains
+    <output_dir>/_run/round-03/trained.safetensors         its trained weights (kept for the last round only)
+    <output_dir>/_run/round-03/result.json                 written last: the round is done
+
+Names begin with an underscore because `Trainer` leaves such folders out of its uploads.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_tickets.errors import RunFolderError
+from hf_tickets.files import write_atomically
+from hf_tickets.ticket.ladder import Ladder
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One finished round.
+
+    Args:
+        round: 0 for the dense one, k for the training of ticket k.
+        sparsity: Share of the weights in scope that were pruned while it trained.
+        kept: Number of weights kept.
+        digest: Digest of its mask; None for round 0.
+        metrics: Evaluation after training, without the "eval_" prefix.
+        steps: Optimizer steps.
+        seconds: Wall-clock seconds of training, over all the processes it took.
+        training: What `Trainer.train` returned: training_loss and its metrics.
+        log_history: Trainer's log of the round.
+    """
+
+    round: int
+    sparsity: float
+    kept: int
+    digest: str | None
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    training: dict[str, float]
+    log_history: list[dict[str, Any]] = field(repr=False)
+
+
+class RunFolder:
+    """Paths and records of one run.
+
+    Args:
+        output_dir: The run's folder.
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.output_dir = Path(output_dir)
+        self.root = self.output_dir / "_run"
+        self.theta0 = self.root / "theta0.safetensors"
+        self.theta_step = self.root / "theta_step.safetensors"
+        self.masks = self.root / "masks.safetensors"
+        self._record = self.root / "run.json"
+
+    def round(self, index: int) -> Path:
+        """Return the folder of a round."""
+        return self.root / f"round-{index:02d}"
+
+    def trained(self, index: int) -> Path:
+        """Return the file of a round's trained weights."""
+        return self.round(index) / "trained.safetensors"
+
+    def read_record(self) -> dict[str, Any] | None:
+        """Return what `write_record` wrote, or None for a new run.
+
+        Raises:
+            RunFolderError: The record is damaged or of another version of the library.
+        """
+        record = _read_json(self._record)
+        if record is not None and record.get("version") != _VERSION:
+            raise RunFolderError(f"{self._record} is of another version of hf_tickets; use another output_dir")
+        return record
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write the configuration and digests of the run."""
+        _write_json(self._record, {"version": _VERSION, **record})
+
+    def results(self) -> list[RoundResult]:
+        """Return the finished rounds, from round 0 on."""
+        results: list[RoundResult] = []
+        while (values := _read_json(self.round(len(results)) / "result.json")) is not None:
+            results.append(RoundResult(**values))
+        return results
+
+    def finish(self, result: RoundResult) -> None:
+        """Record a round as done, and delete what only its training needed."""
+        _write_json(self.round(result.round) / "result.json", asdict(result))
+        for checkpoint in self.round(result.round).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(checkpoint)
+        if result.round:
+            self.trained(result.round - 1).unlink(missing_ok=True)
+
+    def read_masks(self, count: int) -> Ladder:
+        """Return the masks found so far.
+
+        Args:
+            count: Number of finished rounds: a later mask belongs to a round that must be run again.
+        """
+        if not self.masks.exists():
+            return Ladder()
+        ladder = Ladder.load(self.masks)
+        del ladder.rungs[count:]
+        return ladder
+
+
+def differences(before: Any, after: Any, name: str = "") -> list[str]:
+    """List what differs between two JSON values, as "name: before → after"."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        found: list[str] = []
+        for key in sorted(set(before) | set(after)):
+            found += differences(before.get(key), after.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if before == after else [f"{name}: {before} → {after}"]
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}; use another output_dir") from None

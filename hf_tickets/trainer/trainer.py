@@ -1,0 +1,266 @@
+"""`TicketTrainer`: a transformers `Trainer` that finds tickets, or trains one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+
+from hf_tickets.errors import RunFolderError, TicketsError
+from hf_tickets.pruning.config import PruningConfig
+from hf_tickets.pruning.mask import Mask
+from hf_tickets.pruning.schedules import sparsity_schedule
+from hf_tickets.ticket.ticket import Ticket
+from hf_tickets.trainer.checkpoints import (
+    MARKER,
+    RestoreSums,
+    last_complete_checkpoint,
+    read_marker,
+    resume_callback_states,
+    write_marker,
+)
+from hf_tickets.trainer.holder import MaskHolder
+from hf_tickets.trainer.repairs import keys_differ, load_renamed_, loss_counts_items
+from hf_tickets.trainer.rewind import RewindConfig
+from hf_tickets.trainer.rounds import Rounds
+from hf_tickets.trainer.run_folder import RoundResult
+
+logger = logging.getLogger(__name__)
+
+
+class TicketTrainer(Trainer):
+    """Find lottery tickets by iterative magnitude pruning with rewinding, or train a ticket.
+
+    With `pruning`, `train()` repeats one ordinary training, that which `args` describe, for each round: round 0
+    dense, round k from the k-th mask on θ0, with fresh optimizer, schedule and seeds (BERT tickets, algorithm 1).
+    All state is in `args.output_dir`: the same program started again goes on where it stopped, and does nothing
+    when all is done. With `ticket`, it is one training with the ticket's mask held. With neither, it is `Trainer`.
+
+    Args:
+        *args: As for `transformers.Trainer`: model, args, data_collator, train_dataset, ...
+        pruning: Find a ticket by this configuration.
+        rewind: What is rewound between rounds (default: everything, to the initialisation).
+        ticket: Train this ticket (a `Ticket`, a `Mask`, or a folder).
+        sparsity: Rung of the ticket (default: the last).
+        provenance: Fields of `TicketConfig` that the trainer cannot know, such as `task` or `base_model`.
+        **kwargs: As for `transformers.Trainer`.
+
+    Raises:
+        TicketsError: Both pruning and ticket are given, the ticket does not fit the model, or the
+            configuration cannot be used; before anything is changed.
+
+    Example:
+        >>> trainer = TicketTrainer(model, args, train_dataset=data, pruning=PruningConfig(amount=0.2, rounds=10))
+        >>> trainer.train()
+        >>> trainer.ticket.save_pretrained("my-ticket")
+    """
+
+    model_accepts_loss_kwargs: bool
+
+    def __init__(
+        self,
+        *args: Any,
+        pruning: PruningConfig | None = None,
+        rewind: RewindConfig | None = None,
+        ticket: Ticket | Mask | str | Path | None = None,
+        sparsity: float | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if pruning is not None and ticket is not None:
+            raise TicketsError("give pruning to find a ticket, or ticket to train one, not both")
+        if pruning is not None and tuple(kwargs.get("optimizers", (None, None))) != (None, None):
+            raise TicketsError("each round needs a fresh optimizer: give optimizer_cls_and_kwargs, not optimizers")
+        super().__init__(*args, **kwargs)
+        self.pruning = pruning
+        self.rewind = rewind or RewindConfig()
+        self.ticket: Ticket | None = None
+        self._probed_loss = False
+        self._started = 0.0
+        self._rounds: Rounds | None = None
+        if ticket is not None:
+            self.ticket = _as_ticket(ticket, sparsity)
+            self.ticket.apply(self.model)
+            # What is saved beside the model is the mask it holds, not the ladder it came from.
+            self.ticket = self.ticket.rung()
+            self._add_first(MaskHolder(self.ticket))
+        elif pruning is not None:
+            self._rounds = Rounds(self, pruning, self.rewind, dict(provenance or {}))
+            self._add_first(self._rounds.holder)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a ticket is sought or held: only then does anything differ from `Trainer`."""
+        return self._rounds is not None or self.ticket is not None
+
+    @property
+    def history(self) -> list[RoundResult]:
+        """Finished rounds: sparsity, metrics, steps and seconds of each."""
+        return list(self._rounds.results) if self._rounds is not None else []
+
+    @property
+    def tickets(self) -> list[Ticket]:
+        """The ticket of each finished round, dense to sparse."""
+        if self.ticket is None:
+            return []
+        return [self.ticket.at(sparsity) for sparsity in self.ticket.sparsities]
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train: all rounds with `pruning`, else once.
+
+        Args:
+            resume_from_checkpoint: As in `Trainer`. With `pruning` the run folder decides, and a path is refused.
+            *args: As in `Trainer`.
+            **kwargs: As in `Trainer`.
+
+        Returns:
+            Trainer's output; with `pruning` that of the last round, its metrics naming `round` and `sparsity`.
+
+        Raises:
+            RunFolderError: `output_dir` holds a run of another configuration or of other weights.
+        """
+        if self._rounds is None:
+            if self.exact and resume_from_checkpoint is True:
+                checkpoint = last_complete_checkpoint(Path(self.args.output_dir))
+                if checkpoint is None:
+                    raise RunFolderError(f"{self.args.output_dir} holds no whole checkpoint to resume from")
+                resume_from_checkpoint = str(checkpoint)
+            return self.train_once(resume_from_checkpoint, *args, **kwargs)
+        if isinstance(resume_from_checkpoint, str):
+            raise RunFolderError("a search resumes from its output_dir by itself; do not give a checkpoint")
+        return self._rounds.run()
+
+    def train_once(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Run one training of `Trainer`, resumed exactly; arguments as in `Trainer.train`."""
+        self._started, restore = time.monotonic(), None
+        if self.exact and isinstance(resume_from_checkpoint, str):
+            checkpoint = Path(resume_from_checkpoint)
+            if (checkpoint / MARKER).exists():
+                sums = read_marker(checkpoint)
+                self._started -= sums["seconds"]
+                restore = RestoreSums(self, sums)
+                self.add_callback(restore)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            if restore is not None:
+                self.remove_callback(restore)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the current training, those before it was resumed included."""
+        return time.monotonic() - self._started
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model, and the ticket it holds beside it; arguments as in `Trainer`."""
+        super().save_model(output_dir, _internal_call)
+        if not self.exact or not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        ticket = self._rounds.holder.ticket if self._rounds is not None and self.is_in_train else self.ticket
+        if ticket is not None:
+            ticket.save_pretrained(folder)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Create the schedule of a round; without rewinding one schedule spans all rounds."""
+        if self._rounds is None or self.rewind.rewind != "none":
+            return super().create_scheduler(num_training_steps, optimizer)
+        done, rounds = len(self.history), len(sparsity_schedule(self._rounds.pruning)) + 1
+        scheduler = super().create_scheduler(num_training_steps * rounds, optimizer)
+        return _forward_(scheduler, done * num_training_steps)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-step; before the first, ask the head whether it scales its loss itself."""
+        if self.exact and not self._probed_loss:
+            self._probed_loss = True
+            self._probe_loss(inputs, num_items_in_batch)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _probe_loss(self, inputs: dict[str, Any], num_items_in_batch: Any) -> None:
+        scaled = self.args.gradient_accumulation_steps > 1 or self.args.world_size > 1
+        own_loss = self.compute_loss_func is not None or self.label_smoother is not None
+        if scaled and not own_loss and self.model_accepts_loss_kwargs and num_items_in_batch is not None:
+            with self.compute_loss_context_manager():
+                counts = loss_counts_items(self.model, self._prepare_inputs(inputs))
+            if not counts:
+                logger.info("%s ignores num_items_in_batch: its loss is averaged here", type(self.model).__name__)
+                self.model_accepts_loss_kwargs = False
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if not self.exact:
+            super()._save_checkpoint(model, trial)
+            return
+        with self._keeping_checkpoints() as limit:
+            super()._save_checkpoint(model, trial)
+        checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            write_marker(self, checkpoint, self.seconds)
+            # Only now may older checkpoints go: this one is whole.
+            rotate_checkpoints(
+                output_dir=str(checkpoint.parent),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    @contextmanager
+    def _keeping_checkpoints(self) -> Iterator[int | None]:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield limit
+        finally:
+            self.args.save_total_limit = limit
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.exact and keys_differ(model or self.model, Path(resume_from_checkpoint)):
+            load_renamed_(model or self.model, Path(resume_from_checkpoint))
+            return
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self.exact and keys_differ(self.model, Path(self.state.best_model_checkpoint)):
+            load_renamed_(self.model, Path(self.state.best_model_checkpoint))
+            return
+        super()._load_best_model()
+
+    def _load_callback_state(self) -> None:
+        super()._load_callback_state()
+        if self.exact and not self.args.restore_callback_states_from_checkpoint:
+            resume_callback_states(self)
+
+    def _add_first(self, callback: MaskHolder) -> None:
+        """Let the mask be held before, and sparsity logged before, any other callback runs."""
+        self.callback_handler.callbacks.insert(0, callback)
+
+
+def _as_ticket(ticket: Ticket | Mask | str | Path, sparsity: float | None) -> Ticket:
+    if isinstance(ticket, (str, Path)):
+        return Ticket.from_pretrained(ticket, sparsity)
+    if isinstance(ticket, Mask):
+        return Ticket(ticket, sparsity=sparsity)
+    return ticket if sparsity is None else ticket.at(sparsity)
+
+
+def _forward_(scheduler: Any, steps: int) -> Any:
+    """Shift a schedule so that its first step is a later one."""
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise TicketsError(f"rewind=none cannot continue a {type(scheduler).__name__}; use rewind=learning_rate")
+    scheduler.lr_lambdas = [_later(factor, steps) for factor in scheduler.lr_lambdas]
+    for group, base, factor in zip(
+        scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(0)
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+    return scheduler
+
+
+def _later(factor: Callable[[int], float], steps: int) -> Callable[[int], float]:
+    return lambda step: factor(step + steps)
