@@ -115,9 +115,10 @@ class Display:
         """End this round, whose final metrics are `metrics`; a line about it stays in view."""
         if self._progress is not None:
             self._progress.update(self._all_rounds, completed=self.round + 1)
-        shown = f"{self.metric.removeprefix('eval_')} {_number(metric_value(metrics, self.metric))}"
+        value = metric_value(metrics, self.metric)
+        shown = "" if value is None else f" · {self.metric.removeprefix('eval_')} {_number(value)}"
         duration = timedelta(seconds=round(self.clock() - self._round_time))
-        self._line(f"{self._title()} · done in {duration} · {shown}")
+        self._line(f"{self._title()} · trained in {duration}{shown}")
 
     def finish(self) -> None:
         """End the display, also after an error; calling it twice does nothing more."""

@@ -1,0 +1,126 @@
+"""`hf-tickets find`: find a ticket by a recipe, and compare it with its controls."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from hf_tickets.cli.options import Option, recipe_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hf_tickets.cli.recipe import Recipe
+    from hf_tickets.cli.settings import Settings
+    from hf_tickets.ticket.ticket import Ticket
+    from hf_tickets.trainer.trainer import TicketTrainer
+
+SECTIONS = {
+    "pretrain": [],
+    "transfer": [
+        Option("controls", "list[str]", ["ticket", "random", "dense"], "masks to train and compare"),
+        Option("at", "list[float] | None", None, "sparsities to compare at; every rung by default"),
+    ],
+}
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Add the subcommand's arguments."""
+    parser = subparsers.add_parser(
+        "find",
+        help="find a ticket by a recipe",
+        description=(
+            "Find a ticket by iterative magnitude pruning. Started again, the same command goes on where it "
+            "stopped. A section `pretrain:` trains the base model first; a section `transfer:` trains the "
+            "ticket and its controls afterwards."
+        ),
+        options=recipe_options,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+
+
+def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Find the ticket that a recipe describes, show the rounds, and say where the ticket is."""
+    from rich.console import Console
+
+    from hf_tickets.cli.recipe import load_recipe
+    from hf_tickets.cli.settings import Settings, quieten
+    from hf_tickets.pruning.config import PruningConfig
+    from hf_tickets.trainer.rewind import RewindConfig
+
+    quieten()
+    console = Console()
+    recipe = load_recipe(arguments.recipe, overrides, recipe_options(), SECTIONS)
+    settings = Settings.read(recipe)
+    pruning, rewind = recipe.build(PruningConfig), recipe.build(RewindConfig)
+    transfer = _transfer_settings(recipe)
+    if "pretrain" in recipe.sections:
+        settings = settings.on(_pretrain(Settings.read(recipe.section("pretrain")), console))
+    trainer, metric = _find(settings, pruning, rewind, console)
+    if transfer is not None and trainer.ticket is not None:
+        _transfer(transfer.on(settings.task.model), trainer.ticket, console)
+    console.print(f"ticket: {settings.output_dir} ({metric} against remaining weights: accuracy.png)", soft_wrap=True)
+    return 0
+
+
+def _transfer_settings(recipe: "Recipe") -> "Settings | None":
+    """Check the `transfer` section before anything runs."""
+    from hf_tickets.cli.settings import Settings
+    from hf_tickets.studies.controls import check_controls
+
+    if "transfer" not in recipe.sections:
+        return None
+    section = recipe.section("transfer")
+    check_controls(section.values.get("controls", []))
+    return Settings.read(section)
+
+
+def _pretrain(settings: "Settings", console: "Console") -> str:
+    """Train the base model whose weights become θ0; return its folder."""
+    from hf_tickets.cli.watch import watching
+    from hf_tickets.studies.cell import train_cell
+
+    folder = settings.output_dir / "base"
+    console.rule("base model")
+    with watching(console) as watch:
+        train_cell(
+            settings.prepare, settings.arguments(folder), lambda task: None, {"task": settings.describe()}, watch
+        )
+    return str(folder)
+
+
+def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -> tuple["TicketTrainer", str]:
+    from hf_tickets.analysis.accuracy import save_accuracy_figure
+    from hf_tickets.cli.display import results_table
+    from hf_tickets.cli.watch import watching
+    from hf_tickets.pruning.schedules import sparsity_schedule
+    from hf_tickets.trainer.trainer import TicketTrainer
+
+    console.rule("ticket")
+    task = settings.prepare()
+    provenance = {"task": {**task.provenance, "metric": task.metric}, "base_model": settings.task.model}
+    trainer = TicketTrainer(
+        model=task.model,
+        args=settings.arguments(settings.output_dir),
+        pruning=pruning,
+        rewind=rewind,
+        provenance=provenance,
+        **task.trainer_arguments(),
+    )
+    sparsities = (0.0, *sparsity_schedule(pruning))
+
+    def current_round() -> tuple[int, float]:
+        done = len(trainer.history)
+        return done, sparsities[done]
+
+    with watching(console, task.metric, len(sparsities) - 1, current_round) as watch:
+        watch(trainer)
+        trainer.train()
+    console.print(results_table([vars(result) for result in trainer.history], task.metric))
+    points = [(result.sparsity, result.metrics[task.metric]) for result in trainer.history]
+    save_accuracy_figure(settings.output_dir / "accuracy.png", {"IMP": points}, task.metric, points[0][1])
+    return trainer, task.metric
+
+
+def _transfer(settings: "Settings", ticket: "Ticket", console: "Console") -> None:
+    from hf_tickets.cli.transfer import transfer
+
+    transfer(settings, ticket, console)

@@ -1,0 +1,93 @@
+"""What `find` and `train` make of a recipe before anything runs."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import TrainingArguments
+
+from hf_tickets.cli.options import training_options
+from hf_tickets.cli.recipe import Recipe
+from hf_tickets.errors import RecipeError
+from hf_tickets.tasks.base import PreparedTask
+from hf_tickets.tasks.config import TaskConfig
+from hf_tickets.tasks.registry import check, prepare
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The task and the training that a recipe, or a section of it, describes.
+
+    Args:
+        task: Model and data.
+        training: Keyword arguments of TrainingArguments.
+        recipe: The recipe they come from.
+    """
+
+    task: TaskConfig
+    training: dict[str, Any]
+    recipe: Recipe
+
+    @classmethod
+    def read(cls, recipe: Recipe) -> "Settings":
+        """Build and check the settings of a recipe.
+
+        Raises:
+            RecipeError: A value is missing or wrong.
+        """
+        task = recipe.build(TaskConfig)
+        check(task)
+        training = recipe.training_arguments()
+        if "output_dir" not in training:
+            raise RecipeError(f"{recipe.path}: output_dir is missing; add it, or give --output_dir")
+        settings = cls(task, training, recipe)
+        settings.arguments(Path(training["output_dir"]))
+        return settings
+
+    @property
+    def output_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.training["output_dir"])
+
+    def on(self, model: Path | str) -> "Settings":
+        """Return the same settings for another base model."""
+        return replace(self, task=replace(self.task, model=str(model), model_revision=None, pretrained=True))
+
+    def arguments(self, output_dir: Path) -> TrainingArguments:
+        """Return the training arguments, writing into a folder.
+
+        Raises:
+            RecipeError: TrainingArguments refuses a value.
+        """
+        defaults = {"dataloader_pin_memory": torch.cuda.is_available(), "logging_steps": 50}
+        fields = {**defaults, **self.training, "output_dir": str(output_dir), "disable_tqdm": True}
+        known = {option.name for option in training_options()}
+        fields = {name: value for name, value in fields.items() if name in known}
+        try:
+            return TrainingArguments(**fields)
+        except (TypeError, ValueError, ImportError) as error:
+            raise RecipeError(f"{self.recipe.path}: {' '.join(str(error).split())}") from error
+
+    def prepare(self) -> PreparedTask:
+        """Load model and data."""
+        return prepare(self.task)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the task's fields as plain JSON values, without paths of this machine."""
+        fields = vars(self.task)
+        local = {name for name in ("model", "dataset", "tokenizer") if fields[name] and Path(fields[name]).exists()}
+        return {name: Path(value).name if name in local else value for name, value in fields.items()}
+
+
+def quieten() -> None:
+    """Leave the terminal to the display: errors and warnings of the libraries only."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)

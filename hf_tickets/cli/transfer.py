@@ -1,0 +1,68 @@
+"""The `transfer:` section of a recipe: the ticket beside its controls, each trained on the same task."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hf_tickets.analysis.accuracy import save_accuracy_figure
+from hf_tickets.cli.settings import Settings
+from hf_tickets.cli.watch import watching
+from hf_tickets.studies.cell import train_cell
+from hf_tickets.studies.controls import CONTROLS
+from hf_tickets.tasks.base import PreparedTask
+from hf_tickets.ticket.ticket import Ticket
+
+
+def transfer(settings: Settings, ticket: Ticket, console: Console) -> None:
+    """Train the controls at each sparsity, show them as a table, and draw them.
+
+    Args:
+        settings: The task of the transfer; its recipe names `controls` and `at`.
+        ticket: The ticket.
+        console: Where to show it.
+    """
+    values = settings.recipe.values
+    controls = values.get("controls", ["ticket", "random", "dense"])
+    sparsities = [ticket.at(value).sparsity for value in values.get("at") or ticket.sparsities]
+    console.rule("transfer")
+    results: dict[str, dict[float, dict[str, Any]]] = {}
+    for control in controls:
+        for sparsity in [0.0] if control == "dense" else sparsities:
+            results.setdefault(control, {})[sparsity] = _train(settings, ticket, control, sparsity, console)
+    metric = settings.prepare().metric
+    console.print(_table(results, sparsities, metric))
+    curves = {
+        control: [(sparsity, cell["metrics"][metric]) for sparsity, cell in cells.items()]
+        for control, cells in results.items()
+        if control != "dense"
+    }
+    dense = results["dense"][0.0]["metrics"][metric] if "dense" in results else None
+    save_accuracy_figure(settings.output_dir / "transfer.png", curves, metric, dense)
+
+
+def _train(settings: Settings, ticket: Ticket, control: str, sparsity: float, console: Console) -> dict[str, Any]:
+    folder = settings.output_dir / "transfer" / (control if control == "dense" else f"{control}-{sparsity:.4f}")
+    mask = {"control": control}
+    if control != "dense":
+        mask |= {"digest": ticket.at(sparsity).mask.digest}
+    described = {"task": settings.describe(), "mask": mask}
+
+    def make_ticket(task: PreparedTask) -> Ticket | None:
+        return CONTROLS[control](ticket, task.model, sparsity, settings.arguments(folder).seed)
+
+    console.print(f"{control}, sparsity {sparsity:.1%}", highlight=False)
+    with watching(console, current_round=lambda: (0, sparsity)) as watch:
+        return train_cell(settings.prepare, settings.arguments(Path(folder)), make_ticket, described, watch)
+
+
+def _table(results: dict[str, dict[float, dict[str, Any]]], sparsities: list[float], metric: str) -> Table:
+    table = Table(title=metric)
+    table.add_column("sparsity", justify="right")
+    for control in results:
+        table.add_column(control, justify="right")
+    for sparsity in sparsities:
+        cells = (by_sparsity.get(sparsity, by_sparsity.get(0.0)) for by_sparsity in results.values())
+        table.add_row(f"{sparsity:.2%}", *(f"{cell['metrics'][metric]:.4f}" if cell else "–" for cell in cells))
+    return table
