@@ -1,10 +1,13 @@
 """What to prune, by which score, and how much each round."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 from hf_tickets.errors import PruningError
+from hf_tickets.pruning.distributions import DISTRIBUTIONS
 
 
 @dataclass
@@ -28,7 +31,7 @@ class PruningConfig:
         pruning_seed: Seed of criteria that draw at random.
 
     Raises:
-        PruningError: A value is out of range.
+        PruningError: A value is of another type, out of range, or not a known name.
     """
 
     amount: float = field(default=0.2, metadata={"help": "share of weights pruned each round"})
@@ -62,10 +65,18 @@ class PruningConfig:
     pruning_seed: int = field(default=0, metadata={"help": "seed of criteria that draw at random"})
 
     def __post_init__(self) -> None:
-        for name in ("amount_of", "scope"):
-            choices = self.__dataclass_fields__[name].metadata["choices"]
-            if getattr(self, name) not in choices:
-                raise PruningError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        from hf_tickets.pruning.criteria import CRITERIA  # here: this module is read without torch
+
+        self._check_types()
+        choices = {
+            "criterion": CRITERIA,
+            "distribution": DISTRIBUTIONS,
+            "amount_of": self.__dataclass_fields__["amount_of"].metadata["choices"],
+            "scope": self.__dataclass_fields__["scope"].metadata["choices"],
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise PruningError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         if self.sparsities is not None:
             self.sparsities = [float(sparsity) for sparsity in self.sparsities]
             rising = all(a < b for a, b in pairwise(self.sparsities))
@@ -83,6 +94,32 @@ class PruningConfig:
                 f"use at most {int((1 - 1e-9) / self.amount)} rounds"
             )
 
+    def _check_types(self) -> None:
+        # Configs come from recipes and from other people's tickets, so a wrong type is an ordinary mistake.
+        for name in ("amount_of", "criterion", "distribution", "scope"):
+            self._check(name, isinstance(getattr(self, name), str), "a name")
+        for name in ("rounds", "pruning_seed"):
+            self._check(name, isinstance(getattr(self, name), int), "a whole number")
+        self._check("amount", isinstance(self.amount, Real), "a number")
+        self._check("sparsities", self.sparsities is None or _all_are(self.sparsities, Real), "a list of numbers")
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            right = value is None or isinstance(value, str) or _all_are(value, str)
+            self._check(name, right, "a list of names or one regular expression")
+            if isinstance(value, str):
+                try:
+                    re.compile(value)
+                except re.error as error:
+                    raise PruningError(f"{name} {value!r} is no regular expression: {error}") from None
+
+    def _check(self, name: str, right: bool, expected: str) -> None:
+        if not right:
+            raise PruningError(f"{name} must be {expected}, not {getattr(self, name)!r:.60}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return asdict(self)
+
+
+def _all_are(value: Any, item_type: type) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, item_type) for item in value)

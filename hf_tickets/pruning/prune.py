@@ -18,6 +18,8 @@ from hf_tickets.pruning.threshold import PRUNED, SAMPLE, all_finite, order_keys,
 _BLOCK = 1 << 18
 _BLOCK_ON_DEVICE = 1 << 22
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 @torch.no_grad()
 def prune(
@@ -42,8 +44,8 @@ def prune(
         The mask, on the weights' devices, named relative to the backbone.
 
     Raises:
-        PruningError: Nothing is in scope, a weight is NaN or infinite (the message names the parameter), or the
-            sparsity is out of range or below that of the mask.
+        PruningError: Nothing is in scope, a weight is NaN or infinite or of another type than float32, bfloat16
+            and float16 (the message names the parameter), or the sparsity is out of range or below the mask's.
 
     Example:
         >>> mask = prune(nn.Linear(10, 10), sparsity=0.3)
@@ -57,6 +59,9 @@ def prune(
         raise PruningError(f"the mask is over other weights than the scope: {', '.join(different[:3]) or 'shapes'}")
     if sparsity is None:
         sparsity = _next_sparsity(config, mask)
+    for name, weight in weights.items():
+        if weight.dtype not in _DTYPES:
+            raise PruningError(f"{name} is {weight.dtype}; prune the model in float32, bfloat16 or float16")
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     kept = mask.kept_by_layer if mask is not None else None
     pruned = {name: weight.numel() - (kept[name] if kept else weight.numel()) for name, weight in weights.items()}
@@ -81,8 +86,6 @@ class _Ranking:
     """The weights that compete with each other, read as blocks of order keys."""
 
     def __init__(self, weights: Mapping[str, Tensor], config: PruningConfig, mask: Mask | None) -> None:
-        if config.criterion not in CRITERIA:
-            raise PruningError(f"criterion must be one of {', '.join(CRITERIA)}, not {config.criterion!r}")
         self._weights = {name: weight.detach().reshape(-1) for name, weight in weights.items()}
         self._shapes = {name: weight.shape for name, weight in weights.items()}
         self._criterion = CRITERIA[config.criterion]
@@ -98,7 +101,7 @@ class _Ranking:
         kept: dict[str, Tensor] = {}
         for name, weight in self._weights.items():
             flags = torch.empty(weight.numel(), dtype=torch.bool, device=weight.device)
-            for start, keys in self._blocks(name, check=True):
+            for start, keys in self._blocks(name):
                 block = flags[start : start + keys.numel()]
                 torch.ge(keys, first_kept, out=block)
                 if ties:
@@ -113,11 +116,11 @@ class _Ranking:
             for _, keys in self._blocks(name):
                 yield keys
 
-    def _blocks(self, name: str, check: bool = False) -> Iterator[tuple[int, Tensor]]:
+    def _blocks(self, name: str) -> Iterator[tuple[int, Tensor]]:
         weight = self._weights[name]
         size = _BLOCK if weight.device.type == "cpu" else _BLOCK_ON_DEVICE
         for start in range(0, weight.numel(), size):
-            yield start, self._block_keys(name, slice(start, start + size), check)
+            yield start, self._block_keys(name, slice(start, start + size))
 
     def _sample(self, total: int) -> Tensor:
         """Every n-th key over all weights, as if they were one tensor."""
@@ -128,10 +131,12 @@ class _Ranking:
             offset = (offset - weight.numel()) % step
         return torch.cat(sample)
 
-    def _block_keys(self, name: str, where: slice, check: bool = False) -> Tensor:
+    def _block_keys(self, name: str, where: slice) -> Tensor:
         block = Block(name, self._weights[name][where], where.start, where.step or 1, self._seed)
-        keys = order_keys(self._criterion(block))
-        if check and not all_finite(keys):
+        scores = self._criterion(block)
+        keys = order_keys(scores)
+        # Scores that are floats are NaN where weights are; whole numbers, such as random ones, hide it.
+        if not (all_finite(keys) and (scores.is_floating_point() or bool(block.weights.isfinite().all()))):
             raise PruningError(f"{name} holds NaN or infinity: the training diverged; nothing was pruned")
         if self._mask is not None:
             kept = self._mask[name].reshape(-1)[where].to(keys.device)

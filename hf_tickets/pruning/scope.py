@@ -109,7 +109,7 @@ def prunable_weights(model: nn.Module, config: PruningConfig | None = None) -> d
     for name, weight in weights.items():
         if weight.is_meta:
             raise PruningError(f"{name} is on the meta device; load the weights first")
-        if not weight.is_floating_point():
+        if not weight.is_floating_point() or weight.element_size() < 2:
             raise PruningError(f"{name} is quantised ({weight.dtype}); prune the model before it is quantised")
     return weights
 
@@ -172,25 +172,26 @@ def _heads(root: Any) -> Iterator[nn.Module]:
 
 def _stem(root: nn.Module) -> Iterator[nn.Module]:
     """The convolutions through which pixels or samples enter."""
-    first = _first_convolution(root)
-    if first is None:
-        return
-    yield root.get_submodule(first)
-    parent = root.get_submodule(first.rpartition(".")[0])
-    # Deep stems (resnet50d) are a Sequential of their own; one that holds most of the network (VGG) is no stem.
-    if isinstance(parent, nn.Sequential) and 2 * _layer_count(parent) < _layer_count(root):
-        yield from parent.modules()
+    for first in _first_convolutions(root):
+        yield root.get_submodule(first)
+        parent = root.get_submodule(first.rpartition(".")[0])
+        # Deep stems (resnet50d) are a Sequential of their own; one that holds most of the network (VGG) is no stem.
+        if isinstance(parent, nn.Sequential) and 2 * _layer_count(parent) < _layer_count(root):
+            yield from parent.modules()
 
 
-def _first_convolution(root: nn.Module) -> str | None:
-    named = (getattr(root, "default_cfg", None) or {}).get("first_conv")  # timm
+def _first_convolutions(root: nn.Module) -> list[str]:
+    named = (getattr(root, "default_cfg", None) or {}).get("first_conv") or ()  # timm: one, or one for each branch
     modules = dict(root.named_modules())
-    if isinstance(named, str) and isinstance(modules.get(named), _CONVOLUTIONS):
-        return named
+    found = [
+        name for name in ([named] if isinstance(named, str) else named) if isinstance(modules.get(name), _CONVOLUTIONS)
+    ]
+    if found:
+        return found
     for name, module in modules.items():
         if not any(True for _ in module.children()) and any(True for _ in module.parameters(recurse=False)):
-            return name if isinstance(module, _CONVOLUTIONS) else None
-    return None
+            return [name] if isinstance(module, _CONVOLUTIONS) else []
+    return []
 
 
 def _layer_count(root: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ class TicketConfig:
         base_model: Hub id or folder of the model whose weights are θ0.
         base_model_revision: Resolved commit of the base model on the Hub.
         theta0_digest: SHA-256 of the backbone's θ0 (`hf_tickets.ticket.theta.state_digest`).
+        theta_digest: SHA-256 of the θ that travels with the ticket, written by `save_pretrained`; None where θ0
+            is a model that others can load.
         model_type: transformers' `model_type` of the backbone; None for timm and plain torch models.
         optional_modules: Parts of the backbone that some heads leave out, such as BERT's pooler: a model may
             lack them, and a ticket may leave them dense.
@@ -39,6 +42,7 @@ class TicketConfig:
     base_model: str | None = None
     base_model_revision: str | None = None
     theta0_digest: str | None = None
+    theta_digest: str | None = None
     model_type: str | None = None
     optional_modules: list[str] = field(default_factory=lambda: ["pooler"])
     pruning: dict[str, Any] = field(default_factory=dict)
@@ -75,10 +79,21 @@ class TicketConfig:
             _check_type(name, values[name])
         return cls(**{name: values[name] for name in values if name in known})
 
+    def to_json(self) -> bytes:
+        """Return the content of `ticket_config.json`; metrics that are NaN or infinite become null.
+
+        Raises:
+            TicketFileError: A value is not one that JSON knows.
+        """
+        try:
+            text = json.dumps(_without_nan(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+        except TypeError as error:
+            raise TicketFileError(f"the ticket's config cannot be written as JSON: {error}") from None
+        return f"{text}\n".encode()
+
     def save(self, folder: Path) -> None:
         """Write `ticket_config.json` into a folder."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False, sort_keys=False)
-        write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
+        write_atomically(folder / CONFIG_FILE, self.to_json())
 
     @classmethod
     def load(cls, folder: Path) -> "TicketConfig":
@@ -100,7 +115,7 @@ class TicketConfig:
 
 
 _TYPES: dict[str, type] = {
-    **dict.fromkeys(("base_model", "base_model_revision", "theta0_digest", "model_type"), str),
+    **dict.fromkeys(("base_model", "base_model_revision", "theta0_digest", "theta_digest", "model_type"), str),
     **dict.fromkeys(("pruning", "rewind", "task", "training", "seeds", "versions"), dict),
     **dict.fromkeys(("optional_modules", "rungs"), list),
     "format_version": int,
@@ -115,3 +130,11 @@ def _check_type(name: str, value: Any) -> None:
     items = value if expected is list and isinstance(value, list) else []
     if not isinstance(value, expected) or not all(isinstance(item, _ITEM_TYPES[name]) for item in items):
         raise TicketFileError(f"{CONFIG_FILE}: {name} must be {expected.__name__}, not {value!r:.60}")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -104,14 +104,21 @@ class Ladder:
         if self._last is not None and self._last.digest == self.rungs[index].digest:
             return self._last
 
-        def compose(name: str) -> torch.Tensor:
-            levels, count = [], prod(self.shapes[name])
-            for rung in self.rungs[: index + 1]:
-                levels.append(decode(rung.payloads[name], count))
-                count = int(numpy.count_nonzero(levels[-1]))
-            return torch.from_numpy(expand(levels)).reshape(self.shapes[name])
+        rungs = self.rungs[: index + 1]
 
-        mask = Mask(dict(zip(self.shapes, _in_threads(compose, list(self.shapes)), strict=True)))
+        def compose(name: str) -> tuple[torch.Tensor, list[int]]:
+            levels: list[numpy.ndarray] = []
+            counts = [prod(self.shapes[name])]
+            for rung in rungs:
+                levels.append(decode(rung.payloads[name], counts[-1]))
+                counts.append(int(numpy.count_nonzero(levels[-1])))
+            return torch.from_numpy(expand(levels)).reshape(self.shapes[name]), counts[1:]
+
+        layers = dict(zip(self.shapes, _in_threads(compose, list(self.shapes)), strict=True))
+        # A wrong count would sell a rung under another sparsity.
+        if [rung.kept for rung in rungs] != [sum(kept) for kept in zip(*(c for _, c in layers.values()), strict=True)]:
+            raise TicketFileError("the rungs do not keep as many weights as is recorded: damaged file")
+        mask = Mask({name: kept for name, (kept, _) in layers.items()})
         if mask.digest != self.rungs[index].digest:
             raise TicketFileError(f"the mask of rung {index + 1} does not have its recorded digest: damaged file")
         self._last = mask
@@ -153,10 +160,11 @@ class Ladder:
                 if set(file.keys()) != expected:
                     raise TicketFileError(f"{path} does not hold one payload for each layer and rung")
                 for index, rung in enumerate(rungs):
-                    payloads = {name: file.get_tensor(f"{index:03d}/{name}") for name in ladder.shapes}
-                    if any(payload.dtype != numpy.uint8 or payload.ndim != 1 for payload in payloads.values()):
+                    keys = {name: f"{index:03d}/{name}" for name in ladder.shapes}
+                    slices = [file.get_slice(key) for key in keys.values()]
+                    if any(part.get_dtype() != "U8" or len(part.get_shape()) != 1 for part in slices):
                         raise TicketFileError(f"{path}: payloads must be one-dimensional uint8 tensors")
-                    coded = {name: payload.tobytes() for name, payload in payloads.items()}
+                    coded = {name: file.get_tensor(key).tobytes() for name, key in keys.items()}
                     ladder.rungs.append(Rung(rung["kept"], rung["digest"], coded))
         except (SafetensorError, OSError, ValueError) as error:
             raise TicketFileError(f"{path} is not a whole safetensors file: {error}") from None
@@ -175,7 +183,7 @@ def _read_metadata(metadata: dict[str, str], path: Path) -> tuple[dict[str, Shap
         layers, rungs = json.loads(metadata["layers"]), json.loads(metadata["rungs"])
         shapes = {str(name): tuple(int(size) for size in shape) for name, shape in layers.items()}
         rungs = [{"kept": int(rung["kept"]), "digest": str(rung["digest"])} for rung in rungs]
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         raise TicketFileError(f"{path}: its metadata cannot be read: {error!r}") from None
     total = sum(prod(shape) for shape in shapes.values())
     kept = [total, *(rung["kept"] for rung in rungs)]

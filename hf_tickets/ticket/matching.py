@@ -14,6 +14,8 @@ from hf_tickets.ticket.config import TicketConfig
 
 Shape = tuple[int, ...]
 
+_SCOPE_FIELDS = ("scope", "target_modules", "exclude_modules")
+
 # timm's feature extractors flatten their first level: stages.0 becomes stages_0.
 _FLATTENED = re.compile(r"(^|\.)(stem|stages|layers|blocks|features)_(\d+)(?=\.)")
 
@@ -102,7 +104,7 @@ def _match_at(
             report.dense.append(prefix + name)
         else:
             report.matched[prefix + name] = name
-    pruning = PruningConfig(**{k: v for k, v in config.pruning.items() if k in PruningConfig.__dataclass_fields__})
+    pruning = PruningConfig(**{name: config.pruning[name] for name in _SCOPE_FIELDS if name in config.pruning})
     in_scope = (canonical(name) for name in prunable_weights(module, pruning))
     report.dense.extend(prefix + name for name in in_scope if name not in shapes)
     if strict:

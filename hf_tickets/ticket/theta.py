@@ -30,32 +30,40 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def save_theta(theta: Mapping[str, Tensor], mask: Mask, path: Path) -> None:
-    """Write weights and buffers, of the pruned ones only those that a mask keeps.
+def save_theta(theta: Mapping[str, Tensor], mask: Mask, path: Path) -> str:
+    """Write weights and buffers, of the pruned ones only those that a mask keeps; return their digest.
 
     Args:
         theta: Parameters and buffers of the backbone by name, names as in the mask.
         mask: The densest mask of the ticket.
         path: File to write.
     """
-    compact = {
-        name: (tensor.detach().cpu()[mask[name].cpu()] if name in mask else tensor.detach().cpu()).contiguous()
-        for name, tensor in theta.items()
-    }
+    compact: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in theta.items():
+        value = tensor.detach().cpu()
+        value = value[mask[name].cpu()] if name in mask else value.contiguous()
+        # safetensors takes no tensors that share memory, as tied ones do.
+        compact[name] = value.clone() if value.untyped_storage().data_ptr() in storages else value
+        storages.add(value.untyped_storage().data_ptr())
     with replacing(path) as temporary:
-        save_file(compact, temporary, metadata={"format": "pt", "mask": mask.digest})
+        save_file(compact, temporary, metadata={"format": "pt"})
+    return _digest(compact, mask)
 
 
-def load_theta(path: Path, mask: Mask) -> dict[str, Tensor]:
+def load_theta(path: Path, mask: Mask, digest: str | None) -> dict[str, Tensor]:
     """Read what `save_theta` wrote; pruned weights come back as zeros.
 
     Args:
         path: File to read.
         mask: The densest mask of the ticket.
+        digest: What `save_theta` returned.
 
     Raises:
-        TicketFileError: The file is damaged or belongs to another mask.
+        TicketFileError: The file is missing, damaged, or belongs to another mask.
     """
+    if not path.is_file():
+        raise TicketFileError(f"{path} does not exist, and the ticket's mask is of no use on other weights")
     try:
         compact = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -64,6 +72,8 @@ def load_theta(path: Path, mask: Mask) -> dict[str, Tensor]:
     for name in mask:
         if name not in compact or tuple(compact[name].shape) != (kept[name],):
             raise TicketFileError(f"{path}: {name} does not hold the {kept[name]} weights that the mask keeps")
+    if _digest(compact, mask) != digest:
+        raise TicketFileError(f"{path} does not have the digest that the ticket's config records: damaged or replaced")
     theta = {}
     for name, values in compact.items():
         theta[name] = values
@@ -71,3 +81,8 @@ def load_theta(path: Path, mask: Mask) -> dict[str, Tensor]:
             theta[name] = torch.zeros(mask[name].shape, dtype=values.dtype)
             theta[name][mask[name]] = values
     return theta
+
+
+def _digest(compact: Mapping[str, Tensor], mask: Mask) -> str:
+    """SHA-256 of the surviving weights and of where they belong."""
+    return hashlib.sha256(f"{mask.digest} {state_digest(compact)}".encode()).hexdigest()

@@ -79,7 +79,7 @@ class Ticket:
         """Return the selected rung as a ticket of its own, without θ."""
         mask = self.mask
         rungs = [rung for rung in self.config.rungs if rung.get("digest") == mask.digest]
-        return Ticket(mask, replace(self.config, rungs=rungs))
+        return Ticket(mask, replace(self.config, rungs=rungs, theta_digest=None))
 
     def at(self, sparsity: float) -> "Ticket":
         """Return the same ticket at another of its rungs.
@@ -99,10 +99,14 @@ class Ticket:
             folder: Made if it is missing.
         """
         path = Path(folder)
+        self.config.to_json()  # what cannot be written is found before anything is
         self.ladder.save(path / LADDER_FILE)
+        theta_digest = None
         if self.theta is not None:
-            save_theta(self.theta, self.ladder.mask(0), path / THETA_FILE)
-        self.config.save(path)
+            theta_digest = save_theta(self.theta, self.ladder.mask(0), path / THETA_FILE)
+        else:
+            (path / THETA_FILE).unlink(missing_ok=True)
+        replace(self.config, theta_digest=theta_digest).save(path)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, sparsity: float | None = None) -> "Ticket":
@@ -121,8 +125,8 @@ class Ticket:
             raise TicketFileError(f"{path} is not a folder")
         config = TicketConfig.load(path)
         ticket = cls(Ladder.load(path / LADDER_FILE), config, sparsity=sparsity)
-        if (path / THETA_FILE).exists():
-            ticket.theta = load_theta(path / THETA_FILE, ticket.ladder.mask(0))
+        if config.theta_digest is not None or (path / THETA_FILE).exists():
+            ticket.theta = load_theta(path / THETA_FILE, ticket.ladder.mask(0), config.theta_digest)
         return ticket
 
     def match(self, model: nn.Module, strict: bool = True, prefix: str | Sequence[str] | None = None) -> ApplyReport:
@@ -183,7 +187,7 @@ class Ticket:
         distances = [abs(value - sparsity) for value in self.sparsities]
         nearest = min(range(len(distances)), key=distances.__getitem__)
         # Four decimals are what tables print; in a small model one weight is more than that.
-        if distances[nearest] > max(5e-5, 0.5 / self.ladder.numel) + 1e-12:
+        if not distances[nearest] <= max(5e-5, 0.5 / self.ladder.numel) + 1e-12:
             rungs = ", ".join(f"{value:.4f}" for value in self.sparsities)
             raise SparsityError(f"the ticket has no rung at sparsity {sparsity:g}; its rungs are {rungs}")
         return nearest

@@ -1,7 +1,8 @@
 """Checkpoints that are whole or passed over, and that resume to the bit.
 
-Trainer writes a checkpoint as a dozen files, and drops from it the loss summed since the last log and the
-state of callbacks. `MARKER`, written last, says that a checkpoint is whole, and holds the sums.
+Trainer writes a checkpoint as a dozen files, and drops from it the loss summed since the last log, the state
+of callbacks, and whether training was over. `MARKER`, written last, says that a checkpoint is whole, and holds
+what Trainer drops.
 """
 
 import copy
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -33,10 +34,12 @@ def write_marker(trainer: Trainer, checkpoint: Path, seconds: float) -> None:
         checkpoint: The checkpoint's folder.
         seconds: Time spent on this training so far.
     """
+    stopped = trainer.control.should_training_stop
     sums = {
         "tr_loss": float(trainer._tr_loss),
         "total_loss": float(trainer._total_loss_scalar),
         "last_logged": trainer._globalstep_last_logged,
+        "stopped_at": trainer.state.max_steps if stopped else None,
         "seconds": seconds,
     }
     write_atomically(checkpoint / MARKER, json.dumps(sums).encode())
@@ -63,6 +66,35 @@ class RestoreSums(TrainerCallback):
         self.trainer._tr_loss = torch.tensor(self.sums["tr_loss"], device=self.trainer.args.device)
         self.trainer._total_loss_scalar = self.sums["total_loss"]
         self.trainer._globalstep_last_logged = self.sums["last_logged"]
+
+
+class SaveAfterEpoch(TrainerCallback):
+    """Put off a save at the last step of an epoch until the epoch has ended.
+
+    Trainer resumes from such a checkpoint with the next epoch, without the evaluation and log of the one that
+    ended, and so with another random state.
+    """
+
+    def __init__(self) -> None:
+        self.due = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if float(state.epoch or 0).is_integer() or control.should_training_stop:
+            self._put_off(control)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_training_stop:  # by early stopping
+            self._put_off(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_save |= self.due
+        self.due = False
+
+    def _put_off(self, control: TrainerControl) -> None:
+        self.due |= control.should_save
+        control.should_save = False
 
 
 def callback_states(trainer: Trainer) -> list[tuple[TrainerCallback, dict[str, Any]]]:

@@ -116,6 +116,7 @@ class Rounds:
             self._record["theta0_digest"] = record["theta0_digest"]
         folder.write_record(self._record)
         self.results = folder.results()[: len(self.sparsities) + 1]
+        folder.tidy(len(self.results))
         self._ladder = folder.read_masks(len(self.results))
         self._make_ticket()
 
@@ -164,11 +165,11 @@ class Rounds:
             training={"train_loss": output.training_loss, **output.metrics},
             log_history=trainer.state.log_history,
         )
-        folder.finish(result)
         self.results.append(result)
         self._make_ticket()
         if trainer.ticket is not None:
             trainer.ticket.save_pretrained(folder.output_dir)
+        folder.finish(result)
 
     def _find_mask(self, index: int) -> None:
         """Prune the weights that the round before trained."""

@@ -24,6 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import write_atomically
 from hf_tickets.ticket.ladder import Ladder
+from hf_tickets.trainer.checkpoints import MARKER
 
 _VERSION = 1
 
@@ -90,8 +91,10 @@ class RunFolder:
         return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:
-        """Write the configuration and digests of the run."""
-        _write_json(self._record, {"version": _VERSION, **record})
+        """Write the configuration and digests of the run, where they are not what is written already."""
+        values = {"version": _VERSION, **record}
+        if values != self.read_record():
+            _write_json(self._record, values)
 
     def results(self) -> list[RoundResult]:
         """Return the finished rounds, from round 0 on."""
@@ -103,10 +106,22 @@ class RunFolder:
     def finish(self, result: RoundResult) -> None:
         """Record a round as done, and delete what only its training needed."""
         _write_json(self.round(result.round) / "result.json", asdict(result))
-        for checkpoint in self.round(result.round).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            shutil.rmtree(checkpoint)
-        if result.round:
-            self.trained(result.round - 1).unlink(missing_ok=True)
+        self.tidy(result.round + 1)
+
+    def tidy(self, count: int) -> None:
+        """Delete what no round needs any more, and what a process left unfinished when it was killed.
+
+        Args:
+            count: Number of finished rounds.
+        """
+        for temporary in self.root.rglob(".*"):
+            temporary.unlink()
+        for checkpoint in self.root.glob(f"round-*/{PREFIX_CHECKPOINT_DIR}-*"):
+            done = any(checkpoint.parent == self.round(index) for index in range(count))
+            if done or not (checkpoint / MARKER).exists():
+                shutil.rmtree(checkpoint)
+        for index in range(count - 1):
+            self.trained(index).unlink(missing_ok=True)
 
     def read_masks(self, count: int) -> Ladder:
         """Return the masks found so far.

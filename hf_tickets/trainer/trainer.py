@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from hf_tickets.errors import RunFolderError, TicketsError
@@ -22,6 +22,7 @@ from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.checkpoints import (
     MARKER,
     RestoreSums,
+    SaveAfterEpoch,
     last_complete_checkpoint,
     read_marker,
     resume_callback_states,
@@ -85,6 +86,7 @@ class TicketTrainer(Trainer):
         self.ticket: Ticket | None = None
         self._probed_loss = False
         self._started = 0.0
+        self._stopped_at: int | None = None  # max_steps of a training that is over
         self._rounds: Rounds | None = None
         if ticket is not None:
             self.ticket = _as_ticket(ticket, sparsity)
@@ -140,19 +142,24 @@ class TicketTrainer(Trainer):
 
     def train_once(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Run one training of `Trainer`, resumed exactly; arguments as in `Trainer.train`."""
-        self._started, restore = time.monotonic(), None
-        if self.exact and isinstance(resume_from_checkpoint, str):
-            checkpoint = Path(resume_from_checkpoint)
-            if (checkpoint / MARKER).exists():
-                sums = read_marker(checkpoint)
-                self._started -= sums["seconds"]
-                restore = RestoreSums(self, sums)
-                self.add_callback(restore)
-        try:
+        self._started, self._stopped_at = time.monotonic(), None
+        if not self.exact:
             return super().train(resume_from_checkpoint, *args, **kwargs)
+        callbacks: list[TrainerCallback] = [SaveAfterEpoch()]
+        evaluates_first, self.current_flos = self.args.eval_on_start, 0
+        if isinstance(resume_from_checkpoint, str) and (Path(resume_from_checkpoint) / MARKER).exists():
+            sums = read_marker(Path(resume_from_checkpoint))
+            self._started -= sums["seconds"]
+            self._stopped_at, evaluates_first = sums["stopped_at"], False
+            callbacks.append(RestoreSums(self, sums))
+        for callback in callbacks:
+            self.add_callback(callback)
+        try:
+            with self._argument("eval_on_start", evaluates_first):
+                return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
-            if restore is not None:
-                self.remove_callback(restore)
+            for callback in callbacks:
+                self.remove_callback(callback)
 
     @property
     def seconds(self) -> float:
@@ -198,11 +205,14 @@ class TicketTrainer(Trainer):
         if not self.exact:
             super()._save_checkpoint(model, trial)
             return
-        with self._keeping_checkpoints() as limit:
-            super()._save_checkpoint(model, trial)
         checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            write_marker(self, checkpoint, self.seconds)
+            (checkpoint / MARKER).unlink(missing_ok=True)  # of an earlier run in the same folder
+        with self._argument("save_total_limit", None) as limit:
+            super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            if not self.args.save_only_model:  # nothing resumes to the bit without the optimizer
+                write_marker(self, checkpoint, self.seconds)
             # Only now may older checkpoints go: this one is whole.
             rotate_checkpoints(
                 output_dir=str(checkpoint.parent),
@@ -211,13 +221,22 @@ class TicketTrainer(Trainer):
                 use_mtime=True,
             )
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """One epoch; none where the checkpoint that is resumed from was saved when training was over."""
+        if self._stopped_at == self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     @contextmanager
-    def _keeping_checkpoints(self) -> Iterator[int | None]:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+    def _argument(self, name: str, value: Any) -> Iterator[Any]:
+        """Give a training argument another value for a while; yield the user's."""
+        own = getattr(self.args, name)
+        setattr(self.args, name, value)
         try:
-            yield limit
+            yield own
         finally:
-            self.args.save_total_limit = limit
+            setattr(self.args, name, own)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.exact and keys_differ(model or self.model, Path(resume_from_checkpoint)):

@@ -1,0 +1,28 @@
+"""What all tests share: no network, one thread a process, and where optional real data is."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+WANTS_DATA = "HF_TICKETS_TEST_DATA is not set: no real data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real datasets; the test is skipped without it."""
+    folder = os.environ.get("HF_TICKETS_TEST_DATA")
+    if not folder:
+        pytest.skip(WANTS_DATA)
+    return Path(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were skipped for want of real data."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum("HF_TICKETS_TEST_DATA" in str(report.longrepr) for report in skipped)
+    terminalreporter.write_line(f"{count} tests were skipped for want of real data (HF_TICKETS_TEST_DATA)")

@@ -1,0 +1,31 @@
+"""Every benchmark runs, small, and prints the row of each thing it compares."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent / "benchmarks"
+ROWS = {
+    "prune": ["hf_tickets", "torch", "10%", "none"],
+    "ticket_size": ["one mask, 10%", "one mask, 98%", "9 rungs of 10 %", "18 rungs of 20 %"],
+    "ticket_apply": ["ticket of one mask", "float32 tensors, 70 %", "ticket of nine masks", "float32 tensors, 90 %"],
+    "step_cost": ["dense", "hf_tickets", "torch"],
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks read Linux's page cache and memory marks")
+@pytest.mark.parametrize("name", ROWS)
+def test_a_benchmark_prints_its_table(name: str) -> None:
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--threads", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    rows = [line for line in result.stdout.splitlines() if line.startswith("│")]
+    for row in ROWS[name]:
+        assert any(row in line for line in rows), result.stdout
+
+
+def test_every_benchmark_is_run_here() -> None:
+    shared = {"measuring", "models"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(ROWS) | shared
