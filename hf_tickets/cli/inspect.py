@@ -43,7 +43,8 @@ def describe(ticket: "Ticket") -> dict[str, Any]:
 
     Returns:
         sparsity, weights, kept and digest of the selected rung's mask; layers (name, shape, weights, kept,
-        sparsity); rungs (sparsity and kept of each; round, metrics, steps, seconds where they are known);
+        sparsity); dense (round 0, where it is known); rungs (sparsity and kept of each; round, metrics, steps,
+        seconds where they are known);
         provenance (the config without its rungs).
     """
     mask = ticket.mask
@@ -59,7 +60,7 @@ def describe(ticket: "Ticket") -> dict[str, Any]:
         for name, values in mask.items()
     ]
     provenance = ticket.config.to_dict()
-    known = provenance.pop("rungs")
+    known, dense = provenance.pop("rungs"), provenance.pop("dense")
     if len(known) != len(ticket.sparsities):
         known = [{} for _ in ticket.sparsities]
     rungs = [
@@ -72,6 +73,7 @@ def describe(ticket: "Ticket") -> dict[str, Any]:
         "kept": mask.kept,
         "digest": mask.digest,
         "layers": layers,
+        "dense": dense,
         "rungs": rungs,
         "provenance": provenance,
     }
@@ -89,7 +91,8 @@ def show(description: Mapping[str, Any]) -> None:
 
     console = Console()
     console.print(_layers_table(description))
-    rungs = results_table(description["rungs"], _metric(description))
+    rows = [description["dense"], *description["rungs"]] if description["dense"] else description["rungs"]
+    rungs = results_table(rows, _metric(description))
     rungs.title = "rungs"
     console.print(rungs)
     console.print(_provenance_table(description))

@@ -44,7 +44,6 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         result = train_cell(
             settings.prepare, settings.arguments(settings.output_dir), lambda task: ticket, described, watch
         )
-    names = [name for name in result["metrics"] if not name.endswith(("runtime", "per_second", "time"))]
-    console.print(results_table([{"round": 0, **result}], next(name for name in names if name != "loss")))
+    console.print(results_table([result], result["metric"]))
     console.print(f"model: {settings.output_dir}", soft_wrap=True)
     return 0

@@ -31,7 +31,7 @@ def transfer(settings: Settings, ticket: Ticket, console: Console) -> None:
     for control in controls:
         for sparsity in [0.0] if control == "dense" else sparsities:
             results.setdefault(control, {})[sparsity] = _train(settings, ticket, control, sparsity, console)
-    metric = settings.prepare().metric
+    metric = next(iter(next(iter(results.values())).values()))["metric"]
     console.print(_table(results, sparsities, metric))
     curves = {
         control: [(sparsity, cell["metrics"][metric]) for sparsity, cell in cells.items()]

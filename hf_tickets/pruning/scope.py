@@ -49,14 +49,16 @@ def backbone(model: nn.Module) -> nn.Module:
 
     Returns:
         The nested vision backbone where the model has one (DETR, UperNet, torchvision's detectors), the
-        timm model inside a TimmWrapper, else transformers' `base_model`, else the model itself.
+        timm model inside a TimmWrapper or a feature extractor, else transformers' `base_model`, else the model itself.
     """
     model = unwrap(model)
     nested = _nested_backbone(model)
-    if nested is not None:
-        return nested
-    base = unwrap(getattr(model, "base_model", model))
-    return getattr(base, "timm_model", base)
+    if nested is None:
+        base = unwrap(getattr(model, "base_model", model))
+        nested = getattr(base, "timm_model", base)
+    # timm's feature extractor of a transformer holds the whole model; that of a CNN is the model.
+    inside = getattr(nested, "model", None)
+    return inside if hasattr(nested, "feature_info") and isinstance(inside, nn.Module) else nested
 
 
 def _nested_backbone(model: nn.Module) -> nn.Module | None:

@@ -39,7 +39,8 @@ def train_cell(
         watch: Is shown the trainer before it trains.
 
     Returns:
-        The result: sparsity, kept, metrics (without the "eval_" prefix), steps, seconds.
+        The result: metric (the name of the main one), sparsity, kept, metrics (without the "eval_" prefix), steps
+        and seconds.
 
     Raises:
         RunFolderError: The folder holds a result of other settings.
@@ -60,6 +61,7 @@ def train_cell(
     mask = trainer.ticket.mask if trainer.ticket is not None else None
     result = {
         "settings": settings,
+        "metric": task.metric,
         "sparsity": mask.sparsity if mask is not None else 0.0,
         "kept": mask.kept if mask is not None else None,
         "metrics": {name.removeprefix("eval_"): value for name, value in measured.items() if name.startswith("eval_")},

@@ -34,6 +34,7 @@ class TicketConfig:
         task: What was trained on: family, dataset, columns, metric.
         training: Training arguments of one round that differ from transformers' defaults.
         seeds: Seeds by name.
+        dense: The dense round that the rungs are compared with, in the same form as a rung.
         rungs: One dictionary a rung: round, sparsity, kept, digest, metrics, steps, seconds.
         versions: Versions of the libraries that found the ticket.
         format_version: Version of the file format.
@@ -50,6 +51,7 @@ class TicketConfig:
     task: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     seeds: dict[str, int] = field(default_factory=dict)
+    dense: dict[str, Any] = field(default_factory=dict)
     rungs: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -116,7 +118,7 @@ class TicketConfig:
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("base_model", "base_model_revision", "theta0_digest", "theta_digest", "model_type"), str),
-    **dict.fromkeys(("pruning", "rewind", "task", "training", "seeds", "versions"), dict),
+    **dict.fromkeys(("pruning", "rewind", "task", "training", "seeds", "dense", "versions"), dict),
     **dict.fromkeys(("optional_modules", "rungs"), list),
     "format_version": int,
 }

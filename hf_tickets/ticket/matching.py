@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -71,6 +71,9 @@ def match(
     Raises:
         TicketMismatchError: The ticket does not fit; the message names what differs.
     """
+    # A ticket found on a feature extractor has flattened names itself.
+    given = {canonical(name): name for name in shapes}
+    shapes = {canonical(name): shape for name, shape in shapes.items()}
     parameters = canonical_parameters(model)
     prefixes = _given(prefix) if prefix is not None else [_find_prefix(shapes, parameters, model, config, strict)]
     modules = {canonical(name): module for name, module in unwrap(model).named_modules()}
@@ -79,7 +82,8 @@ def match(
         if place.rstrip(".") not in modules:
             raise TicketMismatchError(f"{type(unwrap(model)).__name__} has no module {place.rstrip('.')!r}")
         _match_at(place, modules[place.rstrip(".")], shapes, parameters, config, strict, report)
-    return report
+    matched = {name: given[entry] for name, entry in report.matched.items()}
+    return replace(report, matched=matched, unused=[given[name] for name in report.unused])
 
 
 def _match_at(
@@ -139,7 +143,11 @@ def _find_prefix(
     full = [place for place in hits if required_hits[place] == required]
     if len(full) > 1:
         fitting = [place for place in full if _shapes_fit(place, shapes, parameters)]
-        full = fitting or full
+        # A module registered under two names is one place.
+        places = {
+            tuple(id(parameters.get(place + name)) for name in shapes): place for place in reversed(fitting or full)
+        }
+        full = list(places.values())
     own = next((canonical(name) for name, m in unwrap(model).named_modules() if m is backbone(model)), "")
     own = f"{own}." if own else ""
     if own in full:

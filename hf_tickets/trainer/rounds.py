@@ -255,7 +255,7 @@ class Rounds:
     def _config(self) -> TicketConfig:
         model, settings = self.trainer.model, self._record["settings"]
         hub = getattr(model, "config", None)
-        rungs = [
+        dense, *rungs = [
             {name: value for name, value in vars(result).items() if name not in ("training", "log_history")}
             for result in self.results
         ]
@@ -264,6 +264,7 @@ class Rounds:
             "base_model_revision": getattr(hub, "_commit_hash", None),
             "theta0_digest": self._record["backbone_digest"],
             "model_type": getattr(getattr(backbone(model), "config", None), "model_type", None),
+            "dense": dense,
             "rungs": rungs,
             "versions": versions(),
             **{name: settings[name] for name in ("pruning", "rewind", "task", "training", "seeds")},

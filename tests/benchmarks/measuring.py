@@ -2,6 +2,7 @@
 
 import argparse
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,13 +39,18 @@ def start(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.cuda.get_device_name() if getattr(options, "device", "cpu") == "cuda" else "CPU"
-    console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}")
+    threads, load = torch.get_num_threads(), os.getloadavg()[0]
+    console.print(f"torch {torch.__version__}, {threads} threads on {os.cpu_count()} cores, {device}, load {load:.1f}")
+    if load > 0.5:
+        console.print(
+            "[yellow]The machine is not at rest: threads that wait for each other may take many times longer."
+        )
 
 
-def timed(function: Callable[[], Any]) -> float:
+def timed(function: Callable[..., Any], *values: Any) -> float:
     """Return the seconds that a call takes."""
     begin = time.perf_counter()
-    function()
+    function(*values)
     return time.perf_counter() - begin
 
 

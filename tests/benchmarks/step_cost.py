@@ -120,7 +120,7 @@ def trainer(options: Namespace, model: nn.Module, steps: int, callback: TrainerC
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(1000, 30000, (steps * options.batch, options.tokens), generator=generator)
     data = [{"input_ids": row, "labels": index % 2} for index, row in enumerate(tokens)]
-    stock = Trainer(model, args, train_dataset=data, callbacks=[callback])  # type: ignore[arg-type]
+    stock = Trainer(model, args, train_dataset=data, callbacks=[callback])
     stock.remove_callback(PrinterCallback)
     return stock
 

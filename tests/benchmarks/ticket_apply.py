@@ -90,7 +90,7 @@ def check(method: Method, masks: list[Mask], quick: bool) -> None:
 
 def apply_table(options: Namespace, folder: Path) -> Table:
     """Time all methods in turn, cold and warm."""
-    model = bert(options.quick)
+    model: nn.Module = bert(options.quick)
     ladder = list(nested(model, LADDERS[NINE_RUNGS]))
     one = ladder[6:7]  # 70 %
     cases = {
@@ -107,18 +107,18 @@ def apply_table(options: Namespace, folder: Path) -> Table:
             for name, (method, _) in cases.items():
                 if cold:
                     drop_from_cache(method.files)
-                seconds.setdefault((name, cold), []).append(timed(lambda method=method: method.run(model)))
+                seconds.setdefault((name, cold), []).append(timed(method.run, model))
     table = Table("", "on disk, MiB", "cold, s", "warm, s", "goal", title="Loading and applying a mask of BERT")
     for name, (method, _) in cases.items():
         cold_seconds, warm_seconds = seconds[name, True], seconds[name, False]
-        met = method.goal is not None and max(np.median(cold_seconds), np.median(warm_seconds)) <= method.goal
+        slower = float(max(np.median(cold_seconds), np.median(warm_seconds)))
         size = sum(path.stat().st_size for path in method.files)
         table.add_row(
             name,
             f"{size / MEBIBYTE:.1f}",
             median(cold_seconds),
             median(warm_seconds),
-            f"≤ {method.goal} s: {verdict(met)}" if method.goal is not None else "–",
+            f"≤ {method.goal} s: {verdict(slower <= method.goal)}" if method.goal is not None else "–",
         )
     table.caption_justify = "left"
     table.caption = INTERVALS

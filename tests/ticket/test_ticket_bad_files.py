@@ -1,5 +1,6 @@
 """Bad files: whatever is wrong with them, one clear error, and the model is as it was."""
 
+import copy
 import json
 import random
 import zlib
@@ -41,11 +42,12 @@ def content(model):
     return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
 
 
-DENSE = content(network())
+NETWORK = network()
+DENSE = content(NETWORK)
 
 
 def assert_refused(folder, match=None, sparsity=None):
-    model = network()
+    model = copy.deepcopy(NETWORK)
     with pytest.raises(TicketsError, match=match) as raised:
         Ticket.from_pretrained(folder, sparsity=sparsity).apply(model)
     assert "\n" not in str(raised.value)
@@ -54,7 +56,7 @@ def assert_refused(folder, match=None, sparsity=None):
 
 def assert_refused_or_right(folder, masks):
     """A change that is not refused must change nothing: not a mask, not a sparsity."""
-    model, expected = network(), network()
+    model, expected = copy.deepcopy(NETWORK), copy.deepcopy(NETWORK)
     try:
         ticket = Ticket.from_pretrained(folder)
         ticket.apply(model)
@@ -118,18 +120,18 @@ def test_a_missing_folder_is_refused(tmp_path):
 # Truncated or flipped.
 
 
-def test_a_ladder_cut_at_any_byte_is_refused(folder):
+def test_a_ladder_cut_anywhere_is_refused(folder):
     whole = (folder / LADDER_FILE).read_bytes()
-    for length in range(len(whole)):
+    for length in [*range(0, len(whole), 5), len(whole) - 1]:
         (folder / LADDER_FILE).write_bytes(whole[:length])
         assert_refused(folder)
     (folder / LADDER_FILE).write_bytes(whole + b"\0")
     assert_refused(folder)
 
 
-def test_a_config_cut_at_any_byte_is_refused(folder):
+def test_a_config_cut_anywhere_is_refused(folder):
     whole = (folder / CONFIG_FILE).read_bytes()
-    for length in range(len(whole.rstrip())):
+    for length in range(0, len(whole.rstrip()), 3):
         (folder / CONFIG_FILE).write_bytes(whole[:length])
         assert_refused(folder, CONFIG_FILE)
 
@@ -147,10 +149,10 @@ def test_a_flipped_bit_is_refused_or_means_nothing(folder, masks, file):
     assert refused > len(whole) // 2
 
 
-def test_every_bit_of_the_payloads_counts(folder, masks):
+def test_all_bits_of_a_payload_byte_count(folder, masks):
     whole = (folder / LADDER_FILE).read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
-    for place in range(header, len(whole), 5):
+    for place in range(header, len(whole), 17):
         for bit in range(8):
             changed = bytearray(whole)
             changed[place] ^= 1 << bit

@@ -1,0 +1,166 @@
+"""`hf-tickets find`, `train` and `inspect` as a user runs them: real processes, real data (scikit-learn's digits)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_tickets import Ticket
+from hf_tickets.cli.main import main
+
+RECIPE = """
+family: image-classification
+model: resnet10t
+pretrained: false
+dataset: sklearn/digits
+labels: [0, 1, 2]
+image_size: 32
+horizontal_flip: false
+maximum_training_examples: 64
+maximum_evaluation_examples: 32
+sparsities: [0.5, 0.8]
+max_steps: 3
+per_device_train_batch_size: 16
+learning_rate: 1e-3
+save_strategy: "no"
+use_cpu: true
+output_dir: run
+pretrain:
+  max_steps: 4
+transfer:
+  labels: [3, 4]
+  controls: [ticket, random, dense]
+  at: [0.8]
+"""
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "hf_tickets", *words], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run."""
+    folder = tmp_path_factory.mktemp("find")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    result = command(folder, "find", "recipe.yaml")
+    assert result.returncode == 0, result.stderr
+    (folder / "output.txt").write_text(result.stdout)
+    return folder
+
+
+def test_output_ends_with_the_table_and_the_ticket(folder: Path) -> None:
+    lines = (folder / "output.txt").read_text().splitlines()
+    assert lines[-1].startswith("ticket: run")
+    assert any("50.0%" in line for line in lines)
+    assert any("random" in line for line in lines)
+
+
+def test_ticket_has_a_rung_a_round_and_its_provenance(folder: Path) -> None:
+    ticket = Ticket.from_pretrained(folder / "run")
+    assert ticket.sparsities == pytest.approx((0.5, 0.8), abs=1e-6)
+    assert ticket.config.task["dataset"] == "sklearn/digits"
+    assert [rung["round"] for rung in ticket.config.rungs] == [1, 2]
+    assert ticket.config.dense["sparsity"] == 0
+    assert ticket.config.training["max_steps"] == 3
+
+
+def test_base_model_was_trained_and_is_theta0(folder: Path) -> None:
+    ticket = Ticket.from_pretrained(folder / "run")
+    assert ticket.config.base_model == "run/base"
+    assert json.loads((folder / "run/base/result.json").read_text())["steps"] == 4
+
+
+def test_plots_are_there(folder: Path) -> None:
+    for name in ("accuracy.png", "transfer.png"):
+        assert (folder / "run" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_transfer_trained_each_control_with_its_mask(folder: Path) -> None:
+    cells = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("run/transfer/*/result.json")}
+    assert set(cells) == {"ticket-0.8000", "random-0.8000", "dense"}
+    assert cells["ticket-0.8000"]["kept"] == cells["random-0.8000"]["kept"]
+    ticket = Ticket.from_pretrained(folder / "run/transfer/ticket-0.8000")
+    assert ticket.mask == Ticket.from_pretrained(folder / "run").mask
+
+
+def test_finished_run_does_nothing(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("run/**/*") if path.suffix != ".png"}
+    result = command(folder, "find", "recipe.yaml")
+    assert result.returncode == 0, result.stderr
+    changed = [str(path) for path, time in before.items() if path.is_file() and path.stat().st_mtime_ns != time]
+    assert changed == []
+
+
+def test_changed_recipe_is_refused_with_the_difference(folder: Path) -> None:
+    result = command(folder, "find", "recipe.yaml", "--learning_rate", "2e-3")
+    assert result.returncode != 0
+    assert "training.learning_rate: 0.001 → 0.002" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_train_holds_the_rung_that_was_asked_for(folder: Path) -> None:
+    words = ("train", "recipe.yaml", "--ticket", "run", "--output_dir", "tuned", "--labels", "5,6")
+    result = command(folder, *words, "--sparsity", "0.5")
+    assert result.returncode == 0, result.stderr
+    assert "model: tuned" in result.stdout
+    assert Ticket.from_pretrained(folder / "tuned").sparsity == pytest.approx(0.5, abs=1e-6)
+
+
+def test_train_without_a_ticket_is_dense(folder: Path) -> None:
+    result = command(folder, "train", "recipe.yaml", "--output_dir", "dense")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "dense/result.json").read_text())["sparsity"] == 0
+    assert not (folder / "dense/ticket.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--ticket", "run", "--sparsity", "0.6"), "its rungs are 0.5000, 0.8000"),
+        (("--ticket", "nowhere"), "nowhere"),
+        (("--sparsity", "0.6"), "--ticket"),
+        (("--labels", "5,77"), "77"),
+        (("--dataset", "no/such"), "no/such"),
+    ],
+)
+def test_mistakes_are_one_line(
+    folder: Path,
+    words: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["train", "recipe.yaml", "--output_dir", "mistake", *words]) in (1, 2)
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_inspect_shows_layers_and_rungs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(folder / "run"), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert sum(layer["weights"] for layer in described["layers"]) == described["weights"] == 4_890_624
+    assert all("accuracy" in row["metrics"] for row in (described["dense"], *described["rungs"]))
+
+
+def test_shipped_recipes_are_valid() -> None:
+    from hf_tickets.cli.find import SECTIONS
+    from hf_tickets.cli.options import recipe_options
+    from hf_tickets.cli.recipe import load_recipe
+    from hf_tickets.cli.settings import Settings
+    from hf_tickets.pruning.config import PruningConfig
+
+    recipes = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+    assert {path.name for path in recipes} >= {"quickstart.yaml", "glue.yaml", "classification.yaml"}
+    for path in recipes:
+        recipe = load_recipe(path, {}, recipe_options(), SECTIONS)
+        Settings.read(recipe)
+        recipe.build(PruningConfig)
+        assert recipe.description

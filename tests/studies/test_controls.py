@@ -1,0 +1,65 @@
+"""Controls prune exactly as many weights as the ticket, by their own rule."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_tickets import Mask, PruningConfig, Ticket, TicketConfig, prune
+from hf_tickets.errors import RecipeError
+from hf_tickets.studies.controls import CONTROLS, check_controls
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 5))
+
+
+@pytest.fixture
+def ticket(model: nn.Module) -> Ticket:
+    """A ticket that is not magnitude pruning of the model: found after its weights changed."""
+    trained = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 5))
+    scope = PruningConfig(exclude_modules=["4"])
+    first = prune(trained, scope, sparsity=0.3)
+    return Ticket([first, prune(trained, scope, first, sparsity=0.7)], TicketConfig(pruning=scope.to_dict()))
+
+
+@pytest.mark.parametrize("name", ["ticket", "random", "oneshot"])
+@pytest.mark.parametrize("sparsity", [0.3, 0.7])
+def test_as_many_weights_are_kept_as_in_the_ticket(
+    name: str, sparsity: float, model: nn.Module, ticket: Ticket
+) -> None:
+    control = CONTROLS[name](ticket, model, sparsity, 1)
+    assert control is not None
+    assert control.mask.kept == ticket.at(sparsity).mask.kept
+    assert control.mask.shapes == ticket.mask.shapes
+
+
+def test_oneshot_is_global_magnitude_of_the_model(model: nn.Module, ticket: Ticket) -> None:
+    control = CONTROLS["oneshot"](ticket, model, 0.7, 1)
+    assert control is not None
+    magnitudes = torch.cat([model[0].weight.abs().flatten(), model[2].weight.abs().flatten()])
+    count = magnitudes.numel() - control.mask.kept
+    threshold = magnitudes.kthvalue(count).values
+    assert torch.equal(control.mask["0.weight"], model[0].weight.abs() > threshold)
+
+
+def test_random_depends_on_the_seed_alone(model: nn.Module, ticket: Ticket) -> None:
+    def draw(seed: int) -> Mask:
+        control = CONTROLS["random"](ticket, model, 0.7, seed)
+        assert control is not None
+        return control.mask
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    # Independent masks that keep 30 % overlap by chance in 0.09 of 0.51.
+    assert draw(1).overlap(draw(2)) == pytest.approx(0.09 / 0.51, abs=0.05)
+
+
+def test_dense_has_no_mask(model: nn.Module, ticket: Ticket) -> None:
+    assert CONTROLS["dense"](ticket, model, 0.7, 1) is None
+
+
+def test_unknown_control_is_refused_with_the_names() -> None:
+    with pytest.raises(RecipeError, match="ticket, random, oneshot, dense"):
+        check_controls(["ticket", "magic"])
