@@ -43,7 +43,7 @@ def test_plain_lines_tell_rounds_steps_metric_and_time_left():
     assert lines[0] == "round 0 of 1 · sparsity 0.0% · 100 steps"
     assert lines[1] == "round 0 of 1 · sparsity 0.0% · step 10/100 · loss 0.1 · 0:01:30 left in this round"
     assert lines[11] == "round 0 of 1 · sparsity 0.0% · accuracy 0.5000"
-    assert lines[12] == "round 0 of 1 · sparsity 0.0% · done in 0:01:40 · accuracy 0.7500"
+    assert lines[12] == "round 0 of 1 · sparsity 0.0% · trained in 0:01:40 · accuracy 0.7500"
     assert lines[13] == "round 1 of 1 · sparsity 10.0% · 100 steps"
     assert len(lines) == 26
 
@@ -82,7 +82,7 @@ def test_live_display_fits_the_terminal_and_ends_in_a_line_a_round(width):
     display = Display("a_metric_with_quite_a_long_name", console, clock)
     run_rounds(display, clock, rounds=3, steps=50, seconds_a_step=0.1)
     text = output.getvalue()
-    assert "round 3 of 3 · sparsity 30.0% · done in 0:00:05" in text
+    assert "round 3 of 3 · sparsity 30.0% · trained in 0:00:05" in text
     bars = [line for line in text.replace("\r", "\n").split("\n") if "━" in line]
     assert bars
     for line in bars:
@@ -209,7 +209,7 @@ def test_trainer_feeds_the_display_in_place_of_its_own_bars(tmp_path, capsys):
         lines = output.getvalue().splitlines()
         assert lines[0] == "round 2 of 5 · sparsity 36.0% · 4 steps"
         assert sum(line.startswith("round 2 of 5 · sparsity 36.0% · loss ") for line in lines) == 2
-        assert lines[-1].startswith("round 2 of 5 · sparsity 36.0% · done in 0:00:0")
+        assert lines[-1].startswith("round 2 of 5 · sparsity 36.0% · trained in 0:00:0")
         captured = capsys.readouterr()
         assert "loss" not in captured.out
         assert "it/s" not in captured.err

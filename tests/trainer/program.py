@@ -1,5 +1,6 @@
 """A search as a program: `python program.py FOLDER`, with everything on that makes resuming hard."""
 
+import multiprocessing
 import os
 import sys
 
@@ -39,6 +40,7 @@ def run(folder: str) -> None:
 def run_in_own_group(folder: str) -> None:
     """The same as the leader of a process group, so that a kill takes the loader workers too."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers, as in a program of its own on Linux
     with open(os.devnull, "w") as nothing:
         sys.stdout = nothing
         run(folder)
