@@ -21,8 +21,9 @@ from hf_tickets.ticket.coding import MAXIMUM_EXPANSION, decode, encode
 from hf_tickets.ticket.nesting import expand, survivors
 
 LADDER_FILE = "ticket.safetensors"
-_FORMAT = "hf_tickets"
-_VERSION = "1"
+# One metadata key holds everything: safetensors writes several in any order, and equal tickets are equal files.
+_KEY = "hf_tickets"
+_VERSION = 1
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -131,14 +132,13 @@ class Ladder:
             for index, rung in enumerate(self.rungs)
             for name, payload in rung.payloads.items()
         }
-        metadata = {
-            "format": _FORMAT,
+        described = {
             "version": _VERSION,
-            "layers": json.dumps({name: list(shape) for name, shape in self.shapes.items()}),
-            "rungs": json.dumps([{"kept": rung.kept, "digest": rung.digest} for rung in self.rungs]),
+            "layers": {name: list(shape) for name, shape in self.shapes.items()},
+            "rungs": [{"kept": rung.kept, "digest": rung.digest} for rung in self.rungs],
         }
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(described)})
 
     @classmethod
     def load(cls, path: Path) -> "Ladder":
@@ -175,14 +175,17 @@ class Ladder:
 
 
 def _read_metadata(metadata: dict[str, str], path: Path) -> tuple[dict[str, Shape], list[dict[str, Any]]]:
-    if metadata.get("format") != _FORMAT:
+    if _KEY not in metadata:
         raise TicketFileError(f"{path} is not a ticket of hf_tickets")
-    if metadata.get("version") != _VERSION:
-        raise TicketFileError(f"{path}: format version {metadata.get('version')!r} is not known; upgrade hf_tickets")
     try:
-        layers, rungs = json.loads(metadata["layers"]), json.loads(metadata["rungs"])
-        shapes = {str(name): tuple(int(size) for size in shape) for name, shape in layers.items()}
-        rungs = [{"kept": int(rung["kept"]), "digest": str(rung["digest"])} for rung in rungs]
+        described = json.loads(metadata[_KEY])
+        version = described["version"]
+        if repr(version) != repr(_VERSION):
+            raise TicketFileError(f"{path}: format version {version!r:.40} is not known; upgrade hf_tickets")
+        shapes = {str(name): tuple(int(size) for size in shape) for name, shape in described["layers"].items()}
+        rungs: list[dict[str, Any]] = [
+            {"kept": int(rung["kept"]), "digest": str(rung["digest"])} for rung in described["rungs"]
+        ]
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         raise TicketFileError(f"{path}: its metadata cannot be read: {error!r}") from None
     total = sum(prod(shape) for shape in shapes.values())

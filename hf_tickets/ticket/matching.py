@@ -47,6 +47,12 @@ def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {canonical(name): parameter for name, parameter in named}
 
 
+def backbone_prefix(model: nn.Module) -> str:
+    """Return the canonical name of a model's backbone in it; "" where it is the model itself."""
+    own = backbone(model)
+    return next((canonical(name) for name, module in unwrap(model).named_modules() if module is own), "")
+
+
 def canonical(name: str) -> str:
     """Return a parameter's or module's name as the plain, unflattened model has it."""
     return _FLATTENED.sub(r"\1\2.\3", plain_name(name))
@@ -75,7 +81,7 @@ def match(
     given = {canonical(name): name for name in shapes}
     shapes = {canonical(name): shape for name, shape in shapes.items()}
     parameters = canonical_parameters(model)
-    prefixes = _given(prefix) if prefix is not None else [_find_prefix(shapes, parameters, model, config, strict)]
+    prefixes = _given(prefix) if prefix is not None else [_find_prefix(shapes, parameters, config)]
     modules = {canonical(name): module for name, module in unwrap(model).named_modules()}
     report = ApplyReport(matched={}, dense=[], unused=[], prefixes=prefixes)
     for place in prefixes:
@@ -125,33 +131,23 @@ def _match_at(
 def _find_prefix(
     shapes: Mapping[str, Shape],
     parameters: Mapping[str, nn.Parameter],
-    model: nn.Module,
     config: TicketConfig,
-    strict: bool,
 ) -> str:
-    hits = Counter(name[:start] for name in parameters for start in _starts(name) if name[start:] in shapes)
-    required = sum(not _optional(name, config) for name in shapes)
-    required_hits = Counter(
-        name[:start]
-        for name in parameters
-        for start in _starts(name)
-        if name[start:] in shapes and not _optional(name[start:], config)
-    )
+    places = [(name[:start], name[start:]) for name in parameters for start in _starts(name)]
+    hits = Counter(place for place, entry in places if entry in shapes)
+    required = {name for name in shapes if not _optional(name, config)}
+    required_hits = Counter(place for place, entry in places if entry in required)
     if not hits:
         examples = f"{next(iter(shapes), 'nothing')} in the ticket, {next(iter(parameters), 'nothing')} in the model"
         raise TicketMismatchError(f"no weight name of the ticket occurs in the model ({examples})")
-    full = [place for place in hits if required_hits[place] == required]
+    full = [place for place in hits if required_hits[place] == len(required)]
     if len(full) > 1:
         fitting = [place for place in full if _shapes_fit(place, shapes, parameters)]
         # A module registered under two names is one place.
-        places = {
+        unique = {
             tuple(id(parameters.get(place + name)) for name in shapes): place for place in reversed(fitting or full)
         }
-        full = list(places.values())
-    own = next((canonical(name) for name, m in unwrap(model).named_modules() if m is backbone(model)), "")
-    own = f"{own}." if own else ""
-    if own in full:
-        return own
+        full = list(unique.values())
     if len(full) > 1:
         raise TicketMismatchError(f"the ticket fits in {len(full)} places; choose with prefix= from {sorted(full)}")
     if full:

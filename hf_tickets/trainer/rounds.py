@@ -21,6 +21,7 @@ from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import backbone, prunable_weights, unwrap
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import Ladder
+from hf_tickets.ticket.matching import backbone_prefix
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, restore_callback_states
 from hf_tickets.trainer.holder import MaskHolder
@@ -76,7 +77,9 @@ class Rounds:
         self.pruning = pruning
         self.rewind = rewind
         self.sparsities = sparsity_schedule(pruning)
-        self.holder = MaskHolder()
+        # Where the masks come from; another part of the model may fit them too.
+        place = "" if pruning.scope == "model" else backbone_prefix(trainer.model)
+        self.holder = MaskHolder(prefix=place)
         self.folder = RunFolder(trainer.args.output_dir)
         self.results: list[RoundResult] = []
         self._provenance = provenance

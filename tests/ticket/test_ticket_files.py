@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from scipy.stats import entropy
+from torch import nn
 
 from hf_tickets.errors import SparsityError, TicketFileError
 from hf_tickets.pruning.mask import Mask
+from hf_tickets.pruning.prune import prune
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ticket import Ticket
 
@@ -220,3 +222,13 @@ def test_a_file_holds_no_pickle_and_plain_json(tmp_path):
     header = json.loads(content[8 : 8 + length])
     assert {value["dtype"] for key, value in header.items() if key != "__metadata__"} == {"U8"}
     assert isinstance(json.loads(Path(tmp_path / "ticket_config.json").read_text()), dict)
+
+
+def test_equal_tickets_are_equal_files(tmp_path):
+    model = nn.Sequential(nn.Linear(40, 30), nn.Linear(30, 20))
+    first = prune(model, sparsity=0.5)
+    ticket = Ticket([first, prune(model, mask=first, sparsity=0.8)])
+    for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
+        ticket.save_pretrained(folder)
+    files = {folder.name: (tmp_path / folder.name / "ticket.safetensors").read_bytes() for folder in tmp_path.iterdir()}
+    assert files["a"] == files["b"] == files["c"]

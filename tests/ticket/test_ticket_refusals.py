@@ -167,7 +167,6 @@ def test_a_second_encoder_beside_the_base_model_can_be_named():
     assert_applied(bert_ticket(), model, "bert.", prefix="bert")
 
 
-@pytest.mark.xfail(reason="the base model is preferred silently; the design asks for prefix=", strict=True)
 def test_a_second_encoder_beside_the_base_model_is_ambiguous():
     assert_refused(bert_ticket(), Siamese(transformers.BertConfig(**BERT)), "fits in 2 places")
 

@@ -16,17 +16,17 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 def run(folder: str) -> None:
     """Two rounds with dropout, accumulation, random words, loader workers, and saves between the logs."""
-    data = SeededDataset(sentences(), slightly_wrong, seed=11)
+    data = SeededDataset(sentences(48), slightly_wrong, seed=11)
     search(
         folder,
         [EpochCallback(data)],
         train_dataset=data,
-        eval_dataset=sentences(12, 40),
+        eval_dataset=sentences(12, 60),
         compute_metrics=accuracy,
         pruning=PruningConfig(amount=0.4, rounds=2),
         gradient_accumulation_steps=2,
         dataloader_num_workers=2,
-        num_train_epochs=4,
+        num_train_epochs=2,
         logging_steps=3,
         save_strategy="steps",
         save_steps=2,
