@@ -52,6 +52,13 @@ class PruningCallback(MaskHolder):
         if not 0 <= start <= end <= 1:
             raise PruningError(f"start and end must satisfy 0 <= start <= end <= 1, not {start} and {end}")
         super().__init__(ticket, prefix)
+        self._given = self.ticket
+        first = next(iter(sparsity_schedule(pruning)), 1.0) if pruning is not None else 1.0
+        if self._given is not None and self._given.sparsity > first + 0.5 / self._given.ladder.numel:
+            raise PruningError(
+                f"the ticket's sparsity {self._given.sparsity:.4f} is above {first:.4f}, the first of the schedule; "
+                "give sparsities that go on from the ticket's"
+            )
         self.pruning = pruning
         self.start = start
         self.end = end
@@ -59,6 +66,7 @@ class PruningCallback(MaskHolder):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.ticket = self._given  # and not what an earlier training reached
         if self.pruning is not None and state.global_step > 0:
             self._resume(checkpoint_folder(args, state), state)
         super().on_train_begin(args, state, control, **kwargs)
@@ -73,6 +81,15 @@ class PruningCallback(MaskHolder):
         else:
             self.ticket = Ticket([*self.ticket.masks, mask], self.ticket.config)
         self._bind(kwargs["model"], kwargs["optimizer"])
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = checkpoint_folder(args, state)
+        if not state.is_world_process_zero or not folder.is_dir():
+            return
+        if self.ticket is not None:
+            self.ticket.save_pretrained(folder)
+        else:  # an earlier training in the same output_dir may have left one here
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
 
     def _pruning_steps(self, steps: int) -> dict[int, float]:
         """Map each step after which to prune to the sparsity to reach."""

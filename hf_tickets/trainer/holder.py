@@ -13,7 +13,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
-from hf_tickets.ticket.config import CONFIG_FILE
 from hf_tickets.ticket.matching import canonical_parameters
 from hf_tickets.ticket.ticket import Ticket
 
@@ -67,13 +66,6 @@ class MaskHolder(TrainerCallback):
         for logs in (kwargs.get("logs"), state.log_history[-1] if state.log_history else None):
             if logs is not None:
                 logs["sparsity"] = self.ticket.sparsity
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        folder = checkpoint_folder(args, state)
-        if self.ticket is None or not state.is_world_process_zero or not folder.is_dir():
-            return
-        if not (folder / CONFIG_FILE).exists():
-            self.ticket.save_pretrained(folder)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

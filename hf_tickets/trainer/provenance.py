@@ -7,6 +7,9 @@ from enum import Enum
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from transformers import PretrainedConfig
+from transformers.trainer_callback import ExportableState
+
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import unwrap
@@ -26,6 +29,9 @@ _INCIDENTAL_PREFIXES = (
     "restore_callback", "enable_jit", "use_cpu",
 )  # fmt: skip
 
+# What transformers writes into a model's config by itself.
+_INCIDENTAL_CONFIG = ("_name_or_path", "architectures", "problem_type", "transformers_version", "use_cache")
+
 
 def describe(
     trainer: TicketTrainer, pruning: PruningConfig, rewind: RewindConfig, provenance: dict[str, Any]
@@ -41,12 +47,19 @@ def describe(
     train_dataset = trainer.train_dataset
     return {
         "model": type(unwrap(trainer.model)).__name__,
+        "model_config": _model_config(trainer),
         "examples": len(train_dataset) if hasattr(train_dataset, "__len__") else None,
         "task": provenance.get("task", {}),
         "pruning": pruning.to_dict(),
         "sparsities": list(sparsity_schedule(pruning)),
         "rewind": rewind.to_dict(),
         "training": significant_arguments(trainer.args),
+        "optimizer": _plain(trainer.optimizer_cls_and_kwargs),
+        "callbacks": [
+            {type(callback).__name__: _plain(callback.state()["args"])}
+            for callback in trainer.callback_handler.callbacks
+            if isinstance(callback, ExportableState)
+        ],
         "seeds": {
             "seed": trainer.args.seed,
             "pruning_seed": pruning.pruning_seed,
@@ -73,9 +86,18 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
+def _model_config(trainer: TicketTrainer) -> dict[str, Any]:
+    """Return what a transformers config says of the model, such as dropout; where it came from may change."""
+    config = getattr(unwrap(trainer.model), "config", None)
+    values = config.to_diff_dict() if isinstance(config, PretrainedConfig) else {}
+    return {name: _plain(value) for name, value in values.items() if name not in _INCIDENTAL_CONFIG}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

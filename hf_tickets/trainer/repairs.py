@@ -13,8 +13,8 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 
 @torch.no_grad()
-def loss_counts_items(model: nn.Module, inputs: dict[str, Any]) -> bool:
-    """Whether a model's loss uses `num_items_in_batch`, asked of the model itself.
+def loss_counts_items(model: nn.Module, inputs: dict[str, Any]) -> bool | None:
+    """Whether a model's loss uses `num_items_in_batch`, asked of the model itself; None if this batch cannot tell.
 
     Trainer concludes it from `**kwargs` in the signature, and so scales the loss of heads that ignore the
     argument by the number of accumulation steps and processes (transformers issue 47688).
@@ -28,7 +28,9 @@ def loss_counts_items(model: nn.Module, inputs: dict[str, Any]) -> bool:
     with torch.random.fork_rng(enabled=True):
         losses = [_loss(model(**inputs, num_items_in_batch=count)) for count in (1, 2)]
     model.train(training)
-    return not torch.allclose(losses[0], losses[1], equal_nan=True)
+    if any(not torch.isfinite(loss) or loss == 0 for loss in losses):  # such as a batch in which no label counts
+        return None
+    return not torch.allclose(losses[0], losses[1])
 
 
 def keys_differ(model: nn.Module, checkpoint: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from hf_tickets.errors import RunFolderError
+from hf_tickets.errors import PruningError, RunFolderError
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.prune import prune
 from hf_tickets.pruning.schedules import sparsity_schedule
@@ -30,6 +31,7 @@ from hf_tickets.trainer.rewind import RewindConfig
 from hf_tickets.trainer.run_folder import RoundResult, RunFolder, differences
 from hf_tickets.trainer.weights import (
     backbone_digest,
+    backbone_state,
     buffer_names,
     file_digest,
     head_names,
@@ -54,6 +56,15 @@ class KeepStep(TrainerCallback):
     def __init__(self, rewind: RewindConfig, path: Path) -> None:
         self.rewind = rewind
         self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        step = self.rewind.step(state.max_steps)
+        if step > state.max_steps:
+            raise PruningError(f"rewind_step is {step}, but a round has {state.max_steps} steps; use a smaller one")
+        if step == 0 and state.global_step == 0:  # a share of less than half a step
+            save_weights(kwargs["model"], self.path)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step == self.rewind.step(state.max_steps):
@@ -130,7 +141,7 @@ class Rounds:
         if before["sparsities"] == after["sparsities"][: len(before["sparsities"])]:
             extended = ("sparsities:", "pruning.rounds:", "pruning.sparsities:")
             changed = [line for line in changed if not line.startswith(extended)]
-        if changed and self.rewind.rewind == "none" and before["sparsities"] != after["sparsities"]:
+        if self.rewind.rewind == "none" and before["sparsities"] != after["sparsities"]:
             changed.append("one schedule spans all rounds, so rewind=none cannot be extended")
         if changed:
             raise RunFolderError(
@@ -288,8 +299,14 @@ class Rounds:
         """Return θ_i of the backbone where rounds rewind to a later step: no model on the Hub has it."""
         if not self._rewinds_early:
             return None
-        model = self.trainer.model
-        names = {id(tensor): name for name, tensor in unwrap(model).state_dict(keep_vars=True).items()}
         theta = load_file(self.folder.theta_step)
-        inside = backbone(model).state_dict(keep_vars=True)
-        return {name: theta[names[id(tensor)]] for name, tensor in inside.items() if names[id(tensor)] in theta}
+        state = unwrap(self.trainer.model).state_dict(keep_vars=True)
+        names = {id(state[name]): name for name in theta}  # of tied weights the one that the file has
+        return {name: theta[names[id(tensor)]] for name, tensor in backbone_state(self.trainer.model).items()}
+
+
+def _finite(value: Any) -> Any:
+    """Put None for what JSON has no number for, such as the correlation with a constant prediction."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

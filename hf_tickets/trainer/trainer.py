@@ -65,6 +65,7 @@ class TicketTrainer(Trainer):
     """
 
     model_accepts_loss_kwargs: bool
+    _given: Ticket | None = None  # what each model that model_init makes is to become
 
     def __init__(
         self,
@@ -91,6 +92,8 @@ class TicketTrainer(Trainer):
         if ticket is not None:
             self.ticket = _as_ticket(ticket, sparsity)
             self.ticket.apply(self.model)
+            if self.model_init is not None:
+                self._given = self.ticket
             # What is saved beside the model is the mask it holds, not the ladder it came from.
             self.ticket = self.ticket.rung()
             self._add_first(MaskHolder(self.ticket))
@@ -176,6 +179,13 @@ class TicketTrainer(Trainer):
         if ticket is not None:
             ticket.save_pretrained(folder)
 
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Make the model anew, with the ticket and the weights that it carries."""
+        model = super().call_model_init(trial)
+        if self._given is not None:
+            self._given.apply(model)
+        return model
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Create the schedule of a round; without rewinding one schedule spans all rounds."""
         if self._rounds is None or self.rewind.rewind != "none":
@@ -187,17 +197,18 @@ class TicketTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-step; before the first, ask the head whether it scales its loss itself."""
         if self.exact and not self._probed_loss:
-            self._probed_loss = True
             self._probe_loss(inputs, num_items_in_batch)
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _probe_loss(self, inputs: dict[str, Any], num_items_in_batch: Any) -> None:
+        self._probed_loss = True
         scaled = self.args.gradient_accumulation_steps > 1 or self.args.world_size > 1
         own_loss = self.compute_loss_func is not None or self.label_smoother is not None
         if scaled and not own_loss and self.model_accepts_loss_kwargs and num_items_in_batch is not None:
             with self.compute_loss_context_manager():
                 counts = loss_counts_items(self.model, self._prepare_inputs(inputs))
-            if not counts:
+            self._probed_loss = counts is not None
+            if counts is False:
                 logger.info("%s ignores num_items_in_batch: its loss is averaged here", type(self.model).__name__)
                 self.model_accepts_loss_kwargs = False
 

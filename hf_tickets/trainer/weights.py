@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_model
-from torch import nn
+from torch import Tensor, nn
 
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import replacing
-from hf_tickets.pruning.scope import backbone, unwrap
+from hf_tickets.pruning.scope import _heads, backbone, unwrap
 from hf_tickets.ticket.theta import state_digest
 
 
@@ -56,14 +56,21 @@ def file_digest(path: Path) -> str:
         return state_digest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
+def backbone_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the live parameters and buffers of a model's backbone, without the head that a timm model holds."""
+    root = backbone(model)
+    inside_heads = {id(tensor) for head in _heads(root) for tensor in head.state_dict(keep_vars=True).values()}
+    return {name: tensor for name, tensor in root.state_dict(keep_vars=True).items() if id(tensor) not in inside_heads}
+
+
 def backbone_digest(model: nn.Module) -> str:
     """SHA-256 over the parameters and buffers of a model's backbone: the same under any head."""
-    return state_digest(backbone(model).state_dict())
+    return state_digest(backbone_state(model))
 
 
 def head_names(model: nn.Module) -> set[str]:
     """Return the names of parameters and buffers that are not the backbone's."""
-    inside = {id(tensor) for tensor in backbone(model).state_dict(keep_vars=True).values()}
+    inside = {id(tensor) for tensor in backbone_state(model).values()}
     return {name for name, tensor in unwrap(model).state_dict(keep_vars=True).items() if id(tensor) not in inside}
 
 

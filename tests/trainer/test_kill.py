@@ -114,9 +114,7 @@ def test_a_run_killed_while_it_saves_ends_like_one_that_was_not(whole: dict[str,
     assert outcome(tmp_path) == whole
 
 
-def test_a_command_killed_and_given_again_ends_like_one_that_was_not(
-    whole: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_command_killed_and_given_again_ends_like_one_that_was_not(whole: dict[str, Any], tmp_path: Path) -> None:
     """From the shell: each start is a new interpreter, with another hash seed."""
     command = [sys.executable, str(PROGRAM), str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)

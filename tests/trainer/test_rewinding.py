@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Snapshots, bert, bert_config, different, images, mask_of, resnet, revived, same_bits, search, sentences, snapshot
+from tiny import (
+    Snapshots,
+    bert,
+    bert_config,
+    different,
+    images,
+    resnet,
+    revived,
+    same_bits,
+    search,
+    sentences,
+    snapshot,
+)
 from transformers import (
     BertForMaskedLM,
     BertForTokenClassification,
@@ -13,7 +25,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from hf_tickets import Mask, PruningConfig, RewindConfig, Ticket, TicketsError
+from hf_tickets import Mask, RewindConfig, Ticket, TicketsError
 
 
 def masked(weights: dict[str, torch.Tensor], mask: Mask, prefix: str = "bert.") -> dict[str, torch.Tensor]:
@@ -153,5 +165,3 @@ def test_a_kept_head_of_bert_is_kept_and_nothing_else(tmp_path: Path) -> None:
     assert revived(trainer.model, mask) == []
     backbones = [{k: v for k, v in begun.items() if k.startswith("bert.")} for begun in snapshots.begun[1:]]
     assert different(masked(backbones[0], mask), backbones[1]) == []  # θ_i again
-
-

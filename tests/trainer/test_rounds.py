@@ -339,7 +339,9 @@ def test_weights_are_restored_in_place(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.model is model
     assert model.bert.pooler.dense.weight is weight
-    assert same_bits(weight.detach(), load_file(tmp_path / "_run/round-02/trained.safetensors")["bert.pooler.dense.weight"])
+    assert same_bits(
+        weight.detach(), load_file(tmp_path / "_run/round-02/trained.safetensors")["bert.pooler.dense.weight"]
+    )
 
 
 def test_a_ladder_of_rounds_holds_on_another_head(found: tuple[TicketTrainer, Snapshots, Path], tmp_path: Path) -> None:

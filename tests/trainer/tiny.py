@@ -127,7 +127,9 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two tensors are equal byte for byte: -0 is not 0, and NaN is NaN."""
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
-    return torch.equal(first.contiguous().reshape(-1).view(torch.uint8), second.contiguous().reshape(-1).view(torch.uint8))
+    return torch.equal(
+        first.contiguous().reshape(-1).view(torch.uint8), second.contiguous().reshape(-1).view(torch.uint8)
+    )
 
 
 def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
@@ -168,14 +170,20 @@ def outcome(folder: Path) -> dict[str, Any]:
     """All that must not depend on how often a search was interrupted: what is on disk, times aside."""
     results = sorted(folder.glob("_run/round-*/result.json"))
     values = [json.loads(path.read_text()) for path in results]
-    weights = {f"{path.relative_to(folder)}/{k}": v for path in folder.rglob("*.safetensors") for k, v in load_file(path).items()}
+    weights = {
+        f"{path.relative_to(folder)}/{k}": v
+        for path in folder.rglob("*.safetensors")
+        for k, v in load_file(path).items()
+    }
     return {
         "rounds": [(v["round"], v["sparsity"], v["digest"], v["steps"]) for v in values],
         "metrics": [v["metrics"] for v in values],
         "logs": [timeless(v["log_history"]) for v in values],
         "ticket": Ticket.from_pretrained(folder).mask.digest,
         "rungs": [(r["round"], r["digest"]) for r in Ticket.from_pretrained(folder).config.rungs],
-        "weights": {name: hashlib.sha256(w.view(-1).view(torch.uint8).numpy()).hexdigest() for name, w in weights.items()},
+        "weights": {
+            name: hashlib.sha256(w.view(-1).view(torch.uint8).numpy()).hexdigest() for name, w in weights.items()
+        },
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
     }
 
@@ -245,6 +253,8 @@ class CrashAt(TrainerCallback):
                 raise Crash
 
 
-def stock(model: nn.Module, args: TrainingArguments, data: list[Example], *callbacks: TrainerCallback, **own: Any) -> Trainer:
+def stock(
+    model: nn.Module, args: TrainingArguments, data: list[Example], *callbacks: TrainerCallback, **own: Any
+) -> Trainer:
     """transformers' own Trainer."""
     return Trainer(model, args, train_dataset=data, callbacks=list(callbacks), **own)
