@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class TicketTrainer(Trainer):
         rewind: What is rewound between rounds (default: everything, to the initialisation).
         ticket: Train this ticket (a `Ticket`, a `Mask`, or a folder).
         sparsity: Rung of the ticket (default: the last).
+        prefix: Where the ticket's backbone lies, for models that hold several; one name or a list.
         provenance: Fields of `TicketConfig` that the trainer cannot know, such as `task` or `base_model`.
         **kwargs: As for `transformers.Trainer`.
 
@@ -74,6 +75,7 @@ class TicketTrainer(Trainer):
         rewind: RewindConfig | None = None,
         ticket: Ticket | Mask | str | Path | None = None,
         sparsity: float | None = None,
+        prefix: str | Sequence[str] | None = None,
         provenance: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -82,21 +84,24 @@ class TicketTrainer(Trainer):
         if pruning is not None and tuple(kwargs.get("optimizers", (None, None))) != (None, None):
             raise TicketsError("each round needs a fresh optimizer: give optimizer_cls_and_kwargs, not optimizers")
         super().__init__(*args, **kwargs)
+        if pruning is not None and self.args.world_size > 1:
+            raise TicketsError(f"a search runs in one process for now, not in {self.args.world_size}")
         self.pruning = pruning
         self.rewind = rewind or RewindConfig()
         self.ticket: Ticket | None = None
+        self._prefix = prefix
         self._probed_loss = False
         self._started = 0.0
         self._stopped_at: int | None = None  # max_steps of a training that is over
         self._rounds: Rounds | None = None
         if ticket is not None:
             self.ticket = _as_ticket(ticket, sparsity)
-            self.ticket.apply(self.model)
+            self.ticket.apply(self.model, prefix=prefix)
             if self.model_init is not None:
                 self._given = self.ticket
             # What is saved beside the model is the mask it holds, not the ladder it came from.
             self.ticket = self.ticket.rung()
-            self._add_first(MaskHolder(self.ticket))
+            self._add_first(MaskHolder(self.ticket, prefix))
         elif pruning is not None:
             self._rounds = Rounds(self, pruning, self.rewind, dict(provenance or {}))
             self._add_first(self._rounds.holder)
@@ -183,7 +188,7 @@ class TicketTrainer(Trainer):
         """Make the model anew, with the ticket and the weights that it carries."""
         model = super().call_model_init(trial)
         if self._given is not None:
-            self._given.apply(model)
+            self._given.apply(model, prefix=self._prefix)
         return model
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
