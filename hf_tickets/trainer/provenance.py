@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PretrainedConfig
 from transformers.trainer_callback import ExportableState
 
+from hf_tickets import __version__
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import unwrap
@@ -18,7 +19,7 @@ from hf_tickets.trainer.rewind import RewindConfig
 if TYPE_CHECKING:
     from hf_tickets.trainer.trainer import TicketTrainer
 
-LIBRARIES = ("hf_tickets", "torch", "transformers", "timm", "accelerate", "datasets", "safetensors")
+LIBRARIES = ("torch", "transformers", "timm", "accelerate", "datasets", "safetensors")
 
 # Training arguments that say where and how to report, save and load, not what is computed.
 _INCIDENTAL_PREFIXES = (
@@ -83,7 +84,7 @@ def significant_arguments(args: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that bear on the result."""
-    return {name: version(name) for name in LIBRARIES}
+    return {"hf_tickets": __version__, **{name: version(name) for name in LIBRARIES}}
 
 
 def _model_config(trainer: TicketTrainer) -> dict[str, Any]:

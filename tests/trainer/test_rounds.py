@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_masks_are_nested_and_as_sparse_as_the_schedule(
     assert len(masks) == len(shares)
     for mask, share in zip(masks, shares, strict=True):
         assert abs(mask.numel - mask.kept - share * mask.numel) <= 1
-    assert all(after <= before and after != before for before, after in zip(masks, masks[1:], strict=False))
+    assert all(after <= before and after != before for before, after in pairwise(masks))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

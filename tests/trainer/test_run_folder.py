@@ -122,19 +122,22 @@ def test_theta0_that_was_changed_on_disk_is_refused(tmp_path: Path) -> None:
         search(tmp_path, **COMMON).train()
 
 
-@pytest.mark.parametrize(
-    ("first", "more"),
-    [
-        (PruningConfig(amount=0.3, rounds=3), PruningConfig(amount=0.3, rounds=4)),
-        (
-            PruningConfig(amount=0.2, amount_of="original", rounds=3),
-            PruningConfig(amount=0.2, amount_of="original", rounds=4),
-        ),
-        (PruningConfig(sparsities=[0.2, 0.5]), PruningConfig(sparsities=[0.2, 0.5, 0.9])),
-    ],
-    ids=["remaining", "original", "list"],
-)
-@pytest.mark.parametrize("rewind", [RewindConfig(), RewindConfig(rewind_step=3), RewindConfig("learning_rate")])
+LONGER: dict[str, tuple[PruningConfig, PruningConfig, RewindConfig]] = {
+    "remaining": (PruningConfig(amount=0.3, rounds=3), PruningConfig(amount=0.3, rounds=4), RewindConfig()),
+    "original": (
+        PruningConfig(amount=0.2, amount_of="original", rounds=2),
+        PruningConfig(amount=0.2, amount_of="original", rounds=3),
+        RewindConfig(rewind_step=3),
+    ),
+    "list": (
+        PruningConfig(sparsities=[0.2, 0.5]),
+        PruningConfig(sparsities=[0.2, 0.5, 0.9]),
+        RewindConfig("learning_rate"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "more", "rewind"), LONGER.values(), ids=LONGER)
 def test_more_rounds_equal_a_longer_run(
     tmp_path: Path, first: PruningConfig, more: PruningConfig, rewind: RewindConfig
 ) -> None:
