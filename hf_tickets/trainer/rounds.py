@@ -270,7 +270,7 @@ class Rounds:
         model, settings = self.trainer.model, self._record["settings"]
         hub = getattr(model, "config", None)
         dense, *rungs = [
-            {name: value for name, value in vars(result).items() if name not in ("training", "log_history")}
+            {name: _finite(value) for name, value in vars(result).items() if name not in ("training", "log_history")}
             for result in self.results
         ]
         fields: dict[str, Any] = {

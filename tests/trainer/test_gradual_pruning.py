@@ -128,11 +128,24 @@ def test_a_ticket_sparser_than_the_schedule_is_refused_at_once(tmp_path: Path) -
 
 
 def test_the_best_model_of_an_earlier_step_ends_as_sparse_as_the_last(tmp_path: Path) -> None:
-    changes = {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4}
+    scores = iter(range(100, 0, -1))
     callback = PruningCallback(pruning=PRUNING, start=0.25)
-    args = arguments(tmp_path, num_train_epochs=EPOCHS, load_best_model_at_end=True, learning_rate=0.05, **changes)
-    trainer = stock(bert(), args, sentences(), callback, eval_dataset=sentences(12, 40))
+    args = arguments(
+        tmp_path,
+        num_train_epochs=EPOCHS,
+        eval_strategy="steps",
+        eval_steps=4,
+        save_strategy="steps",
+        save_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+        greater_is_better=True,
+    )
+    compute: dict[str, Any] = {"compute_metrics": lambda prediction: {"score": next(scores)}}
+    trainer = stock(bert(), args, sentences(), callback, eval_dataset=sentences(12, 40), **compute)
     trainer.train()
+    assert trainer.state.best_global_step == 4  # when nothing was pruned
+    assert callback.mask.sparsity == pytest.approx(0.8, abs=1e-4)
     assert revived(trainer.model, callback.mask) == []
 
 

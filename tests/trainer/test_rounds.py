@@ -129,7 +129,7 @@ def test_a_round_equals_training_its_ticket_alone(tmp_path: Path, accumulation: 
         alone.train()
         assert different(snapshot(alone.model), snapshots.ended[index]) == []
         assert timeless(alone.state.log_history) == timeless(results[index].log_history)
-        assert len(timeless(alone.state.log_history)) == 6 // accumulation
+        assert len(timeless(alone.state.log_history)) == 6 // accumulation + 1  # and the end
         if accumulation > 1:
             continue  # stock Trainer scales this head's loss by it (issue 47688)
         args_of_one = arguments(tmp_path / f"stock-{index}", **args)
@@ -226,8 +226,9 @@ def test_the_ticket_says_where_it_comes_from(found: tuple[TicketTrainer, Snapsho
     assert ticket.config.training["learning_rate"] == 1e-2
     assert ticket.config.training["weight_decay"] == 0.1
     assert ticket.config.seeds["seed"] == 3
-    assert [rung["round"] for rung in ticket.config.rungs] == [0, 1, 2, 3]
-    assert [rung["metrics"] for rung in ticket.config.rungs] == [result.metrics for result in trainer.history]
+    rounds = [ticket.config.dense, *ticket.config.rungs]
+    assert [rung["round"] for rung in rounds] == [0, 1, 2, 3]
+    assert [rung["metrics"] for rung in rounds] == [result.metrics for result in trainer.history]
     assert str(folder) not in (folder / "ticket_config.json").read_text()  # no local path travels
 
 

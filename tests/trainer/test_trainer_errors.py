@@ -66,8 +66,8 @@ def test_a_metric_that_is_no_number_does_not_end_a_search(tmp_path: Path) -> Non
     trainer.train()
     assert len(trainer.tickets) == 2
     assert math.isnan(trainer.history[1].metrics["pearson"])
-    rungs = Ticket.from_pretrained(tmp_path).config.rungs
-    assert rungs[1]["metrics"]["pearson"] is None
+    config = Ticket.from_pretrained(tmp_path).config
+    assert [rung["metrics"]["pearson"] for rung in (config.dense, *config.rungs)] == [None] * 3
     json.loads((tmp_path / "ticket_config.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
