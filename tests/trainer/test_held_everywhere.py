@@ -19,14 +19,20 @@ from tiny import (
     stock,
     timeless,
 )
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from hf_tickets import PruningCallback, PruningConfig, Ticket, TicketTrainer
 
+# transformers renamed the argument between the lower bound and now.
+ACTIVATION_CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
 STEPWISE = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
 WAYS: dict[str, dict[str, Any]] = {
     "best model": {**STEPWISE, "load_best_model_at_end": True, "save_total_limit": 1, "learning_rate": 0.05},
-    "activation checkpointing": {"activation_checkpointing": True},
+    "activation checkpointing": {ACTIVATION_CHECKPOINTING: True},
     "bf16": {"bf16": True},
     "compiled": {"torch_compile": True, "torch_compile_backend": "aot_eager"},
     "early stopping": {**STEPWISE, "metric_for_best_model": "loss", "learning_rate": 0.05},
