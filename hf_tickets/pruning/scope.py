@@ -136,7 +136,7 @@ def named_weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _default_layers(root: nn.Module, scope: str) -> Iterator[tuple[str, nn.Module]]:
-    excluded = {id(module) for module in chain(_stem(root), _heads(root) if scope == "backbone" else ())}
+    excluded = {id(module) for module in chain(_stem(root), heads(root) if scope == "backbone" else ())}
     embedding_weights = {
         id(module.weight) for module in root.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
     }
@@ -155,7 +155,7 @@ def _weight_layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield plain_name(name), module
 
 
-def _heads(root: Any) -> Iterator[nn.Module]:
+def heads(root: Any) -> Iterator[nn.Module]:
     """Modules inside a backbone's class that map features to outputs."""
     if hasattr(root, "get_classifier"):  # timm
         classifier = root.get_classifier()

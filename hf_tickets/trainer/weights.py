@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import replacing
-from hf_tickets.pruning.scope import _heads, backbone, unwrap
+from hf_tickets.pruning.scope import heads, backbone, unwrap
 from hf_tickets.ticket.theta import state_digest
 
 
@@ -59,7 +59,7 @@ def file_digest(path: Path) -> str:
 def backbone_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the live parameters and buffers of a model's backbone, without the head that a timm model holds."""
     root = backbone(model)
-    inside_heads = {id(tensor) for head in _heads(root) for tensor in head.state_dict(keep_vars=True).values()}
+    inside_heads = {id(tensor) for head in heads(root) for tensor in head.state_dict(keep_vars=True).values()}
     return {name: tensor for name, tensor in root.state_dict(keep_vars=True).items() if id(tensor) not in inside_heads}
 
 
