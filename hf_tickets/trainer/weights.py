@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import replacing
-from hf_tickets.pruning.scope import heads, backbone, unwrap
+from hf_tickets.pruning.scope import backbone, heads, unwrap
 from hf_tickets.ticket.theta import state_digest
 
 
