@@ -1,6 +1,7 @@
 """`prune`: choose a mask over the weights of a model."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.criteria import CRITERIA, Block
 from hf_tickets.pruning.distributions import Group, allocate
 from hf_tickets.pruning.mask import Mask
+from hf_tickets.pruning.parallel import share_out
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights
 from hf_tickets.pruning.threshold import PRUNED, SAMPLE, all_finite, order_keys, threshold
@@ -94,33 +96,41 @@ class _Ranking:
 
     def keep(self, group: Group) -> dict[str, Tensor]:
         """Return the bool tensors that prune exactly as many weights as the group says."""
+        blocks = [(name, start) for name in self._weights for start in self._starts(name)]
         first_kept, ties = PRUNED, 0
         if group.pruned:
             total = sum(weight.numel() for weight in self._weights.values())
-            first_kept, ties = threshold(self._keys, self._sample(total), group.pruned, total)
-        kept: dict[str, Tensor] = {}
-        for name, weight in self._weights.items():
-            flags = torch.empty(weight.numel(), dtype=torch.bool, device=weight.device)
-            for start, keys in self._blocks(name):
-                block = flags[start : start + keys.numel()]
-                torch.ge(keys, first_kept, out=block)
-                if ties:
-                    tied = (keys == first_kept).nonzero().reshape(-1)[:ties]
-                    block[tied] = False
-                    ties -= tied.numel()
-            kept[name] = flags.reshape(self._shapes[name])
-        return kept
+            reads = [partial(self._read, name, start) for name, start in blocks]
+            first_kept, ties = threshold(reads, self._sample(total), group.pruned, total)
+        kept = {
+            name: torch.empty(weight.numel(), dtype=torch.bool, device=weight.device)
+            for name, weight in self._weights.items()
+        }
 
-    def _keys(self) -> Iterator[Tensor]:
-        for name in self._weights:
-            for _, keys in self._blocks(name):
-                yield keys
+        def cut(queue: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
+            """Write the flags of blocks; return the blocks that hold ties."""
+            tied = []
+            for name, start in queue:
+                keys = self._read(name, start)
+                torch.ge(keys, first_kept, out=kept[name][start : start + keys.numel()])
+                if ties and bool((keys == first_kept).any()):
+                    tied.append((name, start))
+            return tied
 
-    def _blocks(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        tied = {block for part in share_out(cut, blocks) for block in part}
+        for name, start in [block for block in blocks if block in tied]:
+            where = (self._read(name, start) == first_kept).nonzero().reshape(-1)[:ties]
+            kept[name][start + where] = False
+            ties -= where.numel()
+        return {name: flags.reshape(self._shapes[name]) for name, flags in kept.items()}
+
+    def _starts(self, name: str) -> range:
         weight = self._weights[name]
-        size = _BLOCK if weight.device.type == "cpu" else _BLOCK_ON_DEVICE
-        for start in range(0, weight.numel(), size):
-            yield start, self._block_keys(name, slice(start, start + size))
+        return range(0, weight.numel(), _BLOCK if weight.device.type == "cpu" else _BLOCK_ON_DEVICE)
+
+    def _read(self, name: str, start: int) -> Tensor:
+        size = self._starts(name).step
+        return self._block_keys(name, slice(start, start + size))
 
     def _sample(self, total: int) -> Tensor:
         """Every n-th key over all weights, as if they were one tensor."""

@@ -5,10 +5,12 @@ is left. A small sample says where to look first; counts, which are exact, decid
 histogram, whatever the number of entries.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from hf_tickets.pruning.parallel import share_out
 
 PRUNED = torch.iinfo(torch.int32).min  # the key of an entry that is pruned already: below every score
 LIMIT = 0x7F800000  # keys of finite scores lie strictly between -LIMIT and LIMIT (the bits of infinity)
@@ -16,7 +18,7 @@ SAMPLE = 1 << 17  # how many entries a sample should hold
 _BINS_BITS = 19
 _SAMPLE_MARGIN = 4.0  # standard deviations of a sampled rank; a miss costs a pass, never the result
 
-Keys = Callable[[], Iterable[Tensor]]
+Read = Callable[[], Tensor]
 
 
 def order_keys(scores: Tensor) -> Tensor:
@@ -45,11 +47,11 @@ def all_finite(keys: Tensor) -> bool:
     return int(low) >= -LIMIT and int(high) < LIMIT
 
 
-def threshold(keys: Keys, sample: Tensor, count: int, total: int) -> tuple[int, int]:
+def threshold(keys: Sequence[Read], sample: Tensor, count: int, total: int) -> tuple[int, int]:
     """Find where to cut so that exactly `count` entries fall below.
 
     Args:
-        keys: Gives int32 blocks that together hold every entry; called once a pass.
+        keys: Each reads an int32 block; together they hold every entry. All are read once a pass.
         sample: Keys of some of the entries, at least one, evenly spread.
         count: How many entries are to be pruned, 1 to `total`.
         total: How many entries there are.
@@ -86,15 +88,25 @@ def _bracket(sample: Tensor, share: float) -> tuple[int, int]:
     return low, max(high, low + 1)
 
 
-def _histogram(keys: Keys, low: int, high: int) -> tuple[int, Tensor, int]:
+def _histogram(keys: Sequence[Read], low: int, high: int) -> tuple[int, Tensor, int]:
     """Count the keys below `low`, and those in [low, high) by bins of 2^shift keys."""
     shift = max(0, (high - low - 1).bit_length() - _BINS_BITS)
-    below, counts = 0, torch.zeros(((high - low - 1) >> shift) + 1, dtype=torch.int64)
-    for block in keys():
-        counts = counts.to(block.device)
-        under = block < low
-        below += int(torch.count_nonzero(under))
-        inside = block[(block < high).logical_xor_(under)]
-        bins = (inside.long() - low) >> shift
-        counts.scatter_add_(0, bins, torch.ones_like(bins))
-    return below, counts.cpu(), shift
+    bins = ((high - low - 1) >> shift) + 1
+
+    def count(reads: Iterator[Read]) -> tuple[int, Tensor]:
+        below, counts = 0, torch.zeros(bins, dtype=torch.int64)
+        for read in reads:
+            block = read()
+            counts = counts.to(block.device)
+            under = block < low
+            below += int(torch.count_nonzero(under))
+            inside = block[(block < high).logical_xor_(under)]
+            where = (inside.long() - low) >> shift
+            counts.scatter_add_(0, where, torch.ones_like(where))
+        return below, counts.cpu()
+
+    parts = share_out(count, keys)
+    total = parts[0][1]
+    for _, counts in parts[1:]:
+        total += counts
+    return sum(below for below, _ in parts), total, shift
