@@ -118,8 +118,8 @@ def _match_at(
     in_scope = (canonical(name) for name in prunable_weights(module, pruning))
     report.dense.extend(prefix + name for name in in_scope if name not in shapes)
     if strict:
-        missing = [name for name in report.unused if not _optional(name, config)]
-        uncovered = [name for name in report.dense if not _optional(name.removeprefix(prefix), config)]
+        missing = [name for name in report.unused if not is_optional(name, config)]
+        uncovered = [name for name in report.dense if not is_optional(name.removeprefix(prefix), config)]
         uncovered = [name for name in uncovered if name.removeprefix(prefix) not in shapes]
         _refuse(other_shapes, "shapes differ")
         _refuse(missing, "the model lacks weights of the ticket")
@@ -135,7 +135,7 @@ def _find_prefix(
 ) -> str:
     places = [(name[:start], name[start:]) for name in parameters for start in _starts(name)]
     hits = Counter(place for place, entry in places if entry in shapes)
-    required = {name for name in shapes if not _optional(name, config)}
+    required = {name for name in shapes if not is_optional(name, config)}
     required_hits = Counter(place for place, entry in places if entry in required)
     if not hits:
         examples = f"{next(iter(shapes), 'nothing')} in the ticket, {next(iter(parameters), 'nothing')} in the model"
@@ -170,7 +170,8 @@ def _given(prefix: str | Sequence[str]) -> list[str]:
     return [f"{place.rstrip('.')}." if place else "" for place in places]
 
 
-def _optional(name: str, config: TicketConfig) -> bool:
+def is_optional(name: str, config: TicketConfig) -> bool:
+    """Whether a parameter belongs to a part of the backbone that some heads leave out."""
     return any(name.startswith(f"{module}.") for module in config.optional_modules)
 
 

@@ -13,7 +13,7 @@ from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
 from hf_tickets.pruning.scope import unwrap
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import LADDER_FILE, Ladder
-from hf_tickets.ticket.matching import ApplyReport, canonical, canonical_parameters, match
+from hf_tickets.ticket.matching import ApplyReport, canonical, canonical_parameters, is_optional, match
 from hf_tickets.ticket.theta import THETA_FILE, load_theta, save_theta
 
 logger = logging.getLogger(__name__)
@@ -154,14 +154,14 @@ class Ticket:
         report = self.match(model, strict, prefix)
         mask = self.mask
         parameters = canonical_parameters(model)
-        for target, value in self._theta_for(model, report).items():
+        for target, value in self._theta_for(model, report, strict).items():
             target.copy_(value)
         for name, entry in report.matched.items():
             zero_pruned_(parameters[name], bit_pattern(mask[entry].to(parameters[name].device)))
         logger.info("ticket of sparsity %.4f applied: %s", self.sparsity, report)
         return report
 
-    def _theta_for(self, model: nn.Module, report: ApplyReport) -> dict[Tensor, Tensor]:
+    def _theta_for(self, model: nn.Module, report: ApplyReport, strict: bool) -> dict[Tensor, Tensor]:
         """Pair the model's backbone tensors with θ, checked before any is written."""
         if self.theta is None:
             return {}
@@ -171,6 +171,9 @@ class Ticket:
             for name, value in self.theta.items():
                 target = state.get(prefix + canonical(name))
                 if target is None:
+                    counter = not value.is_floating_point()  # frozen BatchNorm counts no batches
+                    if strict and not counter and not is_optional(name, self.config):
+                        raise TicketMismatchError(f"the model lacks {prefix}{name}, which is in the ticket's weights")
                     continue
                 if target.shape != value.shape:
                     raise TicketMismatchError(

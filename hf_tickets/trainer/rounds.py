@@ -70,6 +70,13 @@ class KeepStep(TrainerCallback):
         if state.global_step == self.rewind.step(state.max_steps):
             save_weights(kwargs["model"], self.path)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        step = self.rewind.step(state.max_steps)
+        if state.global_step < step:
+            raise PruningError(f"round 0 stopped at step {state.global_step}, before step {step} to rewind to")
+
 
 class Rounds:
     """The search of one `TicketTrainer`.
@@ -102,6 +109,10 @@ class Rounds:
 
     def run(self) -> TrainOutput:
         """Train every round that is not finished; return the last one's output."""
+        with self.folder.locked():
+            return self._run()
+
+    def _run(self) -> TrainOutput:
         self._open()
         if len(self.results) > len(self.sparsities):
             logger.info("all %d rounds are done already", len(self.results))
@@ -117,7 +128,9 @@ class Rounds:
 
     def _open(self) -> None:
         """Start a new run folder, or take up one of the same configuration."""
-        folder, record = self.folder, self.folder.read_record()
+        folder = self.folder
+        # Where nothing was trained yet, as after a refused recipe, there is nothing to go on from.
+        record = folder.read_record() if folder.begun else None
         if not self._record:
             settings = describe(self.trainer, self.pruning, self.rewind, self._provenance)
             self._record = {"settings": settings, "backbone_digest": backbone_digest(self.trainer.model)}

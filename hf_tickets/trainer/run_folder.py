@@ -1,6 +1,7 @@
 """The run folder: everything that a search for a ticket needs to go on after any crash.
 
     <output_dir>/ticket_config.json, ticket.safetensors    the ticket so far, every finished round a rung
+    <output_dir>/_run/lock                                 held while a process works here
     <output_dir>/_run/run.json                             the configuration, and the digests of θ0
     <output_dir>/_run/theta0.safetensors                   θ0, head and buffers included
     <output_dir>/_run/theta_step.safetensors               θ_i, where rounds rewind to a later step
@@ -14,11 +15,13 @@ Names begin with an underscore because `Trainer` leaves such folders out of its 
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_tickets.errors import RunFolderError
@@ -27,6 +30,7 @@ from hf_tickets.ticket.ladder import Ladder
 from hf_tickets.trainer.checkpoints import MARKER
 
 _VERSION = 1
+_SECONDS_TO_WAIT = 15
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,32 @@ class RunFolder:
     def trained(self, index: int) -> Path:
         """Return the file of a round's trained weights."""
         return self.round(index) / "trained.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while this one works here.
+
+        Raises:
+            RunFolderError: Another process works in the folder.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        # Loader workers of a process that was killed share its lock, and end some seconds after it.
+        lock = FileLock(self.root / "lock", timeout=_SECONDS_TO_WAIT)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunFolderError(
+                f"{self.output_dir} is in use by another process; wait for it, or use another output_dir"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is any training here to go on from."""
+        return any(any(self.root.glob(f"round-*/{name}")) for name in ("result.json", f"*/{MARKER}"))
 
     def read_record(self) -> dict[str, Any] | None:
         """Return what `write_record` wrote, or None for a new run.

@@ -221,6 +221,14 @@ def test_theta_of_other_shapes_changes_nothing(folder):
     assert content(model) == before
 
 
+def test_weights_that_the_model_lacks_are_not_dropped_in_silence(source, masks, tmp_path):
+    """θ of more than the model has: strict refuses, else they are left out."""
+    theta = {**source.state_dict(), "encoder.adapter.weight": torch.ones(3)}
+    Ticket(masks, theta=theta).save_pretrained(tmp_path)
+    assert_refused(tmp_path, r"lacks bert\.encoder\.adapter\.weight")
+    Ticket.from_pretrained(tmp_path).apply(bert(transformers.BertForSequenceClassification, seed=2), strict=False)
+
+
 def test_a_file_error_is_of_the_file_type(folder):
     (folder / THETA_FILE).write_bytes(b"")
     with pytest.raises(TicketFileError, match=r"theta\.safetensors"):

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from tiny import Crash, Snapshots, arguments, bert, different, mask_of, outcome, search, sentences, snapshot
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_tickets import PruningConfig, RewindConfig, Ticket, TicketTrainer
-from hf_tickets.errors import RunFolderError
+from hf_tickets.errors import PruningError, RunFolderError
 from hf_tickets.trainer.run_folder import RunFolder
 
 COMMON: dict[str, Any] = {"weight_decay": 0.1, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
@@ -206,6 +206,7 @@ def test_a_finished_round_keeps_no_checkpoint_and_one_copy_of_weights(tmp_path: 
     search(tmp_path, **COMMON).train()
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert files == [
+        "_run/lock",
         "_run/masks.safetensors",
         "_run/round-00/result.json",
         "_run/round-01/result.json",
@@ -255,3 +256,27 @@ def test_a_marker_of_an_earlier_training_does_not_make_a_half_checkpoint_whole(
     with pytest.raises(Crash):
         second.train()
     assert not (tmp_path / "checkpoint-2" / "complete.json").exists()
+
+
+def test_a_recipe_refused_before_anything_was_trained_may_be_mended(tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match="rewind_step is 7"):
+        search(tmp_path, rewind=RewindConfig(rewind_step=7)).train()
+    mended = search(tmp_path, rewind=RewindConfig(rewind_step=4))
+    mended.train()
+    assert len(mended.history) == 3
+
+
+def test_a_round_that_stops_before_the_step_to_rewind_to_says_so(tmp_path: Path) -> None:
+    class StopsEarly(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 2
+
+    with pytest.raises(PruningError, match="stopped at step 2, before step 4"):
+        search(tmp_path, [StopsEarly()], rewind=RewindConfig(rewind_step=4)).train()
+
+
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_tickets.trainer.run_folder._SECONDS_TO_WAIT", 0.1)
+    with RunFolder(tmp_path).locked(), pytest.raises(RunFolderError, match="in use by another process"):
+        search(tmp_path).train()
+    search(tmp_path, max_steps=1).train()
