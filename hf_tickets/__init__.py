@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from hf_tickets.pruning.config import PruningConfig as PruningConfig
     from hf_tickets.pruning.mask import Mask as Mask
     from hf_tickets.pruning.prune import prune as prune
+    from hf_tickets.ticket.auto import AutoTicketModel as AutoTicketModel
     from hf_tickets.ticket.config import TicketConfig as TicketConfig
+    from hf_tickets.ticket.switch import TicketSwitch as TicketSwitch
     from hf_tickets.ticket.ticket import Ticket as Ticket
     from hf_tickets.trainer.callback import PruningCallback as PruningCallback
     from hf_tickets.trainer.rewind import RewindConfig as RewindConfig
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "AutoTicketModel": "hf_tickets.ticket.auto",
     "Mask": "hf_tickets.pruning.mask",
     "PruningCallback": "hf_tickets.trainer.callback",
     "PruningConfig": "hf_tickets.pruning.config",
     "RewindConfig": "hf_tickets.trainer.rewind",
     "Ticket": "hf_tickets.ticket.ticket",
     "TicketConfig": "hf_tickets.ticket.config",
+    "TicketSwitch": "hf_tickets.ticket.switch",
     "TicketTrainer": "hf_tickets.trainer.trainer",
     "TicketsError": "hf_tickets.errors",
     "prune": "hf_tickets.pruning.prune",
@@ -35,12 +39,14 @@ __all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
+    # AutoTicketModelForSequenceClassification, …: one for each auto class of the installed transformers.
+    sibling = name.startswith("AutoTicketModelFor")
+    if name not in _EXPORTS and not sibling:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    value = getattr(importlib.import_module(_EXPORTS["AutoTicketModel" if sibling else name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({"__doc__", "__version__", *__all__})

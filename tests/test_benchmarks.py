@@ -11,6 +11,7 @@ ROWS = {
     "prune": ["hf_tickets", "torch", "10%", "none"],
     "ticket_size": ["one mask, 10%", "one mask, 98%", "9 rungs of 10 %", "18 rungs of 20 %"],
     "ticket_apply": ["ticket of one mask", "float32 tensors, 70 %", "ticket of nine masks", "float32 tensors, 90 %"],
+    "ticket_hub": ["ticket of one mask", "ticket of nine masks", "checkpoint with zeros", "AutoModel alone"],
     "step_cost": ["dense", "hf_tickets", "torch"],
 }
 
@@ -27,5 +28,5 @@ def test_a_benchmark_prints_its_table(name: str) -> None:
 
 
 def test_every_benchmark_is_run_here() -> None:
-    shared = {"measuring", "models"}
+    shared = {"local_hub", "measuring", "models"}
     assert {path.stem for path in FOLDER.glob("*.py")} == set(ROWS) | shared

@@ -19,6 +19,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
     "files": 0,
+    "paths": 0,
+    "quiet": 0,
     "pruning": 1,
     "analysis": 2,
     "ticket": 3,

@@ -128,8 +128,8 @@ class Display:
 
     def _title(self) -> str:
         if not self.rounds:
-            return f"training · sparsity {self.sparsity:.1%}"
-        return f"round {self.round} of {self.rounds} · sparsity {self.sparsity:.1%}"
+            return f"training · sparsity {self.sparsity:.2%}"
+        return f"round {self.round} of {self.rounds} · sparsity {self.sparsity:.2%}"
 
     def _line(self, text: str) -> None:
         try:
@@ -161,7 +161,7 @@ def results_table(rows: Iterable[Mapping[str, Any]], metric: str) -> Table:
         metrics = row.get("metrics")
         table.add_row(
             _number(row.get("round"), ""),
-            _number(row.get("sparsity"), ".1%"),
+            _number(row.get("sparsity"), ".2%"),
             _number(row.get("kept"), ",.0f"),
             _number(metric_value(metrics, name) if isinstance(metrics, Mapping) else None),
             _number(row.get("steps"), ""),

@@ -56,8 +56,9 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         settings = settings.on(_pretrain(Settings.read(recipe.section("pretrain")), console))
     trainer, metric = _find(settings, pruning, rewind, console)
     if transfer is not None and trainer.ticket is not None:
-        _transfer(transfer.on(settings.task.model), trainer.ticket, console)
-    console.print(f"ticket: {settings.output_dir} ({metric} against remaining weights: accuracy.png)", soft_wrap=True)
+        _transfer(transfer.on(settings.task.model, settings.task.model_revision), trainer.ticket, settings, console)
+    figures = "accuracy.png" if transfer is None else "accuracy.png, transfer.png"
+    console.print(f"ticket: {settings.output_dir} ({metric} against remaining weights: {figures})", soft_wrap=True)
     return 0
 
 
@@ -92,11 +93,18 @@ def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -
     from hf_tickets.cli.display import results_table
     from hf_tickets.cli.watch import watching
     from hf_tickets.pruning.schedules import sparsity_schedule
+    from hf_tickets.ticket.base import cached_commit
     from hf_tickets.trainer.trainer import TicketTrainer
 
     console.rule("ticket")
     task = settings.prepare()
-    provenance = {"task": {**task.provenance, "metric": task.metric}, "base_model": settings.task.model}
+    described = {**task.provenance, "metric": task.metric, "greater_is_better": task.greater_is_better}
+    base_model = settings.task.model if settings.task.pretrained else None
+    provenance: dict[str, Any] = {"task": described, "recipe": settings.recipe.to_dict()}
+    if base_model is None:
+        provenance["base_model"] = None
+    elif settings.task.model_revision is not None:
+        provenance["base_model_revision"] = cached_commit(base_model, settings.task.model_revision)
     trainer = TicketTrainer(
         model=task.model,
         args=settings.arguments(settings.output_dir),
@@ -120,7 +128,8 @@ def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -
     return trainer, task.metric
 
 
-def _transfer(settings: "Settings", ticket: "Ticket", console: "Console") -> None:
+def _transfer(settings: "Settings", ticket: "Ticket", found_on: "Settings", console: "Console") -> None:
     from hf_tickets.cli.transfer import transfer
 
-    transfer(settings, ticket, console)
+    same = settings.task == found_on.task and settings.training == found_on.training
+    transfer(settings, ticket, console, on_same_task=same)

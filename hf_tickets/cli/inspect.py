@@ -16,8 +16,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Add the subcommand's arguments."""
     description = "Show a ticket: the sparsity of each layer, its rungs, and where it comes from."
     parser = subparsers.add_parser("inspect", help="show what is in a ticket", description=description)
-    parser.add_argument("path", metavar="PATH", help="folder of the ticket")
-    parser.add_argument("--sparsity", type=float, help="rung to show; the last by default")
+    parser.add_argument("path", metavar="TICKET", help="folder or Hub id of the ticket")
+    parser.add_argument("--revision", metavar="R", help="revision on the Hub")
+    parser.add_argument("--sparsity", type=float, help="rung to show; the recorded default by default")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from hf_tickets.ticket.ticket import Ticket
 
-    description = describe(Ticket.from_pretrained(arguments.path, sparsity=arguments.sparsity))
+    description = describe(Ticket.from_pretrained(arguments.path, arguments.sparsity, revision=arguments.revision))
     if arguments.json:
         sys.stdout.write(json.dumps(description, indent=2) + "\n")
     else:

@@ -25,6 +25,11 @@ COMMANDS = (
     "find",
     "train",
     "inspect",
+    "push",
+    "publish",
+    "list",
+    "export",
+    "env",
 )
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130

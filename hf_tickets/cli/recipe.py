@@ -35,6 +35,10 @@ class Recipe:
         """Return the section `name` as a recipe: this recipe's values, the section's own in their place."""
         return Recipe(self.path, {**self.values, **self.sections.get(name, {})}, {}, self.description)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was given as plain values, as a recipe file has them."""
+        return {**self.values, **self.sections}
+
     def build(self, configuration: Callable[..., Configuration]) -> Configuration:
         """Return an instance of the dataclass `configuration`, made from the values that it has fields for.
 

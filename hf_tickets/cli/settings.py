@@ -53,9 +53,9 @@ class Settings:
         """The run's folder."""
         return Path(self.training["output_dir"])
 
-    def on(self, model: Path | str) -> "Settings":
-        """Return the same settings for another base model."""
-        return replace(self, task=replace(self.task, model=str(model), model_revision=None, pretrained=True))
+    def on(self, model: Path | str, revision: str | None = None) -> "Settings":
+        """Return the same settings for another base model, at a revision where it is on the Hub."""
+        return replace(self, task=replace(self.task, model=str(model), model_revision=revision, pretrained=True))
 
     def arguments(self, output_dir: Path) -> TrainingArguments:
         """Return the training arguments, writing into a folder.

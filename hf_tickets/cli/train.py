@@ -1,10 +1,14 @@
 """`hf-tickets train`: fine-tune a ticket, or the dense model, by a recipe."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_tickets.cli.find import SECTIONS
 from hf_tickets.cli.options import recipe_options
+
+if TYPE_CHECKING:
+    from hf_tickets.cli.settings import Settings
+    from hf_tickets.ticket.ticket import Ticket
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
@@ -12,12 +16,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser = subparsers.add_parser(
         "train",
         help="fine-tune a ticket by a recipe",
-        description="Fine-tune a ticket with its mask held; without --ticket, the dense model.",
+        description=(
+            "Fine-tune a ticket with its mask held, on its own base model unless --model names one; without "
+            "--ticket, train the dense model."
+        ),
         options=recipe_options,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file; what it says of pruning is not used")
-    parser.add_argument("--ticket", metavar="PATH", help="folder of the ticket")
-    parser.add_argument("--sparsity", type=float, metavar="S", help="rung of the ticket; the last by default")
+    parser.add_argument("--ticket", metavar="TICKET", help="folder or Hub id of the ticket")
+    parser.add_argument(
+        "--sparsity", type=float, metavar="S", help="rung of the ticket; its recorded default by default"
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -38,6 +47,8 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     console = Console()
     settings = Settings.read(load_recipe(arguments.recipe, overrides, recipe_options(), SECTIONS))
     ticket = Ticket.from_pretrained(arguments.ticket, arguments.sparsity) if arguments.ticket else None
+    if ticket is not None and "model" not in overrides:
+        settings = _on_base(settings, ticket)
     described = {"task": settings.describe(), "mask": ticket.mask.digest if ticket is not None else None}
     sparsity = ticket.sparsity if ticket is not None else 0.0
     with watching(console, current_round=lambda: (0, sparsity)) as watch:
@@ -47,3 +58,17 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     console.print(results_table([result], result["metric"]))
     console.print(f"model: {settings.output_dir}", soft_wrap=True)
     return 0
+
+
+def _on_base(settings: "Settings", ticket: "Ticket") -> "Settings":
+    """Return the settings with the ticket's own base model, in place of the recipe's."""
+    from hf_tickets.ticket.auto import save_base
+
+    config = ticket.config
+    if config.base_model is not None:
+        return settings.on(config.base_model, config.base_model_revision)
+    if ticket.theta is None:
+        return settings
+    folder = settings.output_dir / "base"
+    save_base(ticket, folder)
+    return settings.on(folder)

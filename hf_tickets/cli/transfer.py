@@ -15,23 +15,24 @@ from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.ticket.ticket import Ticket
 
 
-def transfer(settings: Settings, ticket: Ticket, console: Console) -> None:
+def transfer(settings: Settings, ticket: Ticket, console: Console, on_same_task: bool = False) -> None:
     """Train the controls at each sparsity, show them as a table, and draw them.
 
     Args:
         settings: The task of the transfer; its recipe names `controls` and `at`.
         ticket: The ticket.
         console: Where to show it.
+        on_same_task: Whether the ticket was found on this very task: its rounds stand beside the controls then.
     """
     values = settings.recipe.values
     controls = values.get("controls", ["ticket", "random", "dense"])
     sparsities = [ticket.at(value).sparsity for value in values.get("at") or ticket.sparsities]
     console.rule("transfer")
-    results: dict[str, dict[float, dict[str, Any]]] = {}
+    results: dict[str, dict[float, dict[str, Any]]] = _rounds(ticket) if on_same_task else {}
     for control in controls:
         for sparsity in [0.0] if control == "dense" else sparsities:
             results.setdefault(control, {})[sparsity] = _train(settings, ticket, control, sparsity, console)
-    metric = next(iter(next(iter(results.values())).values()))["metric"]
+    metric = next(iter(results[controls[0]].values()))["metric"]
     console.print(_table(results, sparsities, metric))
     curves = {
         control: [(sparsity, cell["metrics"][metric]) for sparsity, cell in cells.items()]
@@ -40,6 +41,12 @@ def transfer(settings: Settings, ticket: Ticket, console: Console) -> None:
     }
     dense = results["dense"][0.0]["metrics"][metric] if "dense" in results else None
     save_accuracy_figure(settings.output_dir / "transfer.png", curves, metric, dense)
+
+
+def _rounds(ticket: Ticket) -> dict[str, dict[float, dict[str, Any]]]:
+    """Return what the rounds of the search reached, as results of ticket and dense model."""
+    rungs = dict(zip(ticket.sparsities, ticket.config.rungs, strict=True))
+    return {"ticket": rungs, "dense": {0.0: ticket.config.dense}}
 
 
 def _train(settings: Settings, ticket: Ticket, control: str, sparsity: float, console: Console) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def _train(settings: Settings, ticket: Ticket, control: str, sparsity: float, co
     def make_ticket(task: PreparedTask) -> Ticket | None:
         return CONTROLS[control](ticket, task.model, sparsity, settings.arguments(folder).seed)
 
-    console.print(f"{control}, sparsity {sparsity:.1%}", highlight=False)
+    console.print(f"{control}, sparsity {sparsity:.2%}", highlight=False)
     with watching(console, current_round=lambda: (0, sparsity)) as watch:
         return train_cell(settings.prepare, settings.arguments(Path(folder)), make_ticket, described, watch)
 

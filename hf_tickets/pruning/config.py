@@ -1,10 +1,11 @@
 """What to prune, by which score, and how much each round."""
 
-import re
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from numbers import Real
 from typing import Any
+
+import regex
 
 from hf_tickets.errors import PruningError
 from hf_tickets.pruning.distributions import DISTRIBUTIONS
@@ -108,8 +109,8 @@ class PruningConfig:
             self._check(name, right, "a list of names or one regular expression")
             if isinstance(value, str):
                 try:
-                    re.compile(value)
-                except re.error as error:
+                    regex.compile(value)
+                except (regex.error, RecursionError, OverflowError) as error:
                     raise PruningError(f"{name} {value!r} is no regular expression: {error}") from None
 
     def _check(self, name: str, right: bool, expected: str) -> None:

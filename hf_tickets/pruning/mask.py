@@ -1,6 +1,7 @@
 """`Mask`: which weights stay."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,7 @@ class Mask(Mapping[str, Tensor]):
             hasher = hashlib.sha256()
             for name in sorted(self):
                 shape = "x".join(map(str, self[name].shape))
-                hasher.update(f"{name} {shape}\n".encode())
+                hasher.update(f"{json.dumps(name)} {shape}\n".encode())
                 hasher.update(numpy.packbits(self[name].cpu().numpy().reshape(-1)).data)
             self._digest = hasher.hexdigest()
         return self._digest

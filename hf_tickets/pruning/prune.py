@@ -55,6 +55,9 @@ def prune(
         70
     """
     config = config or PruningConfig()
+    if not isinstance(model, nn.Module) or not isinstance(config, PruningConfig):
+        given = f"{type(model).__name__} and {type(config).__name__}"
+        raise PruningError(f"prune takes a module and a PruningConfig, not {given}: prune(model, sparsity=0.5)")
     weights = prunable_weights(model, config)
     if mask is not None and mask.shapes != {name: tuple(weight.shape) for name, weight in weights.items()}:
         different = sorted(set(mask) ^ set(weights))

@@ -10,12 +10,14 @@ from difflib import get_close_matches
 from itertools import chain
 from typing import Any
 
+import regex
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_tickets.errors import PruningError
 from hf_tickets.pruning.config import PruningConfig
 
+_SECONDS_TO_MATCH = 1.0
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LAYERS = (nn.Linear, Conv1D, *_CONVOLUTIONS)
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -202,7 +204,10 @@ def _layer_count(root: nn.Module) -> int:
 
 def _matches(name: str, patterns: Sequence[str] | str) -> bool:
     if isinstance(patterns, str):
-        return re.fullmatch(patterns, name) is not None
+        try:  # a pattern may be a stranger's, and some take for ever
+            return regex.fullmatch(patterns, name, timeout=_SECONDS_TO_MATCH) is not None
+        except TimeoutError:
+            raise PruningError(f"the pattern {patterns!r} takes too long to match; give a simpler one") from None
     return any(name == pattern or name.endswith(f".{pattern}") for pattern in patterns)
 
 

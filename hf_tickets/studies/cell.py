@@ -2,11 +2,13 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import write_atomically
@@ -14,7 +16,7 @@ from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.checkpoints import last_complete_checkpoint
 from hf_tickets.trainer.provenance import significant_arguments
-from hf_tickets.trainer.run_folder import differences
+from hf_tickets.trainer.run_folder import RunFolder, differences
 from hf_tickets.trainer.trainer import TicketTrainer
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ def train_cell(
     result = _read(folder / RESULT_FILE, settings)
     if result is not None:
         return result
+    if RunFolder(folder).begun:
+        raise RunFolderError(f"{folder} holds a search for a ticket; use another output_dir")
     task = make_task()
     ticket = make_ticket(task)
     trainer = TicketTrainer(model=task.model, args=args, ticket=ticket, **task.trainer_arguments())
@@ -69,6 +73,8 @@ def train_cell(
         "seconds": round(trainer.seconds, 3),
     }
     write_atomically(folder / RESULT_FILE, json.dumps(result, indent=2).encode())
+    for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # nothing goes on from them any more
+        shutil.rmtree(checkpoint)
     return result
 
 

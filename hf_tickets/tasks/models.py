@@ -1,8 +1,7 @@
 """Loading a model with a head for the task's labels."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ import transformers
 from safetensors import SafetensorError
 
 from hf_tickets.errors import DataError
+from hf_tickets.paths import is_local
+from hf_tickets.quiet import quiet_transformers
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.randomness import seeded
 from hf_tickets.tasks.sources import one_line
@@ -42,6 +43,7 @@ def load_model(config: TaskConfig, auto_class: Any, **head: Any) -> torch.nn.Mod
     Raises:
         DataError: the model cannot be found, reached or read, or its weights do not fit it.
     """
+    require_model(config.model)
     arguments = {"dtype": "float32", **(config.model_arguments or {}), **head}
     try:
         with quiet_transformers(), seeded(config.task_seed):
@@ -60,6 +62,16 @@ def load_model(config: TaskConfig, auto_class: Any, **head: Any) -> torch.nn.Mod
     return model
 
 
+def require_model(model: str) -> None:
+    """Refuse the path of a folder that is not there, which transformers would take for a Hub id.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    if is_local(model) and not Path(model).expanduser().exists():
+        raise DataError(f"model: there is no folder {model}")
+
+
 def label_names(names: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of a classification head with these classes."""
     return {
@@ -67,21 +79,6 @@ def label_names(names: tuple[str, ...]) -> dict[str, Any]:
         "id2label": dict(enumerate(names)),
         "label2id": {name: i for i, name in enumerate(names)},
     }
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from reporting what is expected, such as a new head."""
-    verbosity = transformers.logging.get_verbosity()
-    progress = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if progress:
-            transformers.logging.enable_progress_bar()
 
 
 def _random_model(config: TaskConfig, auto_class: Any, arguments: dict[str, Any]) -> torch.nn.Module:

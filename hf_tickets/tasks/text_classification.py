@@ -8,12 +8,13 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from hf_tickets.errors import DataError, RecipeError
+from hf_tickets.quiet import quiet_transformers
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.glue import GLUE, HUB_ID, GlueTask
 from hf_tickets.tasks.labels import Labels, find_labels, label_column, require_column
 from hf_tickets.tasks.metrics import ComputeMetrics
-from hf_tickets.tasks.models import LOAD_ERRORS, label_names, load_model, quiet_transformers
+from hf_tickets.tasks.models import LOAD_ERRORS, label_names, load_model, require_model
 from hf_tickets.tasks.nearest import nearest
 from hf_tickets.tasks.sources import Source, load_source, one_line, sample
 
@@ -133,6 +134,7 @@ def _guess_columns(train: datasets.Dataset, label: str, dataset: str) -> list[st
 
 def _tokenizer_and_model(config: TaskConfig, labels: Labels) -> tuple[Any, Any]:
     name = config.tokenizer or config.model
+    require_model(config.model)
     try:
         with quiet_transformers():
             revision = config.model_revision if config.tokenizer is None else None
@@ -147,7 +149,9 @@ def _tokenizer_and_model(config: TaskConfig, labels: Labels) -> tuple[Any, Any]:
     limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
     longest = min(limit for limit in limits if limit is not None)
     if config.max_length > longest:
-        raise DataError(f"max_length: {config.max_length} is more than the {longest} tokens of {config.model}")
+        raise DataError(
+            f"max_length: {config.max_length} is more than the {longest} tokens of {config.model}; give {longest}"
+        )
     if tokenizer.pad_token is None:
         # decoders such as GPT-2 have no padding of their own; attention masks hide what is chosen here
         tokenizer.pad_token = tokenizer.eos_token

@@ -23,7 +23,8 @@ class TicketConfig:
     Args:
         base_model: Hub id or folder of the model whose weights are θ0.
         base_model_revision: Resolved commit of the base model on the Hub.
-        theta0_digest: SHA-256 of the backbone's θ0 (`hf_tickets.ticket.theta.state_digest`).
+        base_config: transformers' configuration of the base model, to build it where it is not on the Hub.
+        theta0_digest: SHA-256 of the backbone's θ0 (`hf_tickets.ticket.theta.backbone_digest`).
         theta_digest: SHA-256 of the θ that travels with the ticket, written by `save_pretrained`; None where θ0
             is a model that others can load.
         model_type: transformers' `model_type` of the backbone; None for timm and plain torch models.
@@ -33,8 +34,11 @@ class TicketConfig:
         rewind: Fields of the `RewindConfig`.
         task: What was trained on: family, dataset, columns, metric.
         training: Training arguments of one round that differ from transformers' defaults.
+        recipe: The recipe that found the ticket, where it was found by one.
+        license: Licence of the base model, as the Hub names it.
         seeds: Seeds by name.
         dense: The dense round that the rungs are compared with, in the same form as a rung.
+        default_sparsity: Sparsity of the rung to use where none is named (default: the last).
         rungs: One dictionary a rung: round, sparsity, kept, digest, metrics, steps, seconds.
         versions: Versions of the libraries that found the ticket.
         format_version: Version of the file format.
@@ -42,6 +46,7 @@ class TicketConfig:
 
     base_model: str | None = None
     base_model_revision: str | None = None
+    base_config: dict[str, Any] = field(default_factory=dict)
     theta0_digest: str | None = None
     theta_digest: str | None = None
     model_type: str | None = None
@@ -50,8 +55,11 @@ class TicketConfig:
     rewind: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    license: str | None = None
     seeds: dict[str, int] = field(default_factory=dict)
     dense: dict[str, Any] = field(default_factory=dict)
+    default_sparsity: float | None = None
     rungs: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -72,11 +80,13 @@ class TicketConfig:
         """
         version = values.get("format_version")
         if version != FORMAT_VERSION:
-            raise TicketFileError(f"format version {version!r} is not known here; upgrade hf_tickets")
+            raise TicketFileError(f"format version {version!r:.40} is not known here; upgrade hf_tickets")
+        _check_plain(values)
         known = {item.name: item for item in fields(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:
-            logger.warning("%s: keys not known to this version are ignored: %s", CONFIG_FILE, ", ".join(unknown))
+            names = ", ".join(repr(name)[1:-1] for name in unknown)  # a stranger's: no line breaks or terminal codes
+            logger.warning("%s: keys not known to this version are ignored: %.500s", CONFIG_FILE, names)
         for name in set(values) & set(known):
             _check_type(name, values[name])
         return cls(**{name: values[name] for name in values if name in known})
@@ -119,15 +129,30 @@ class TicketConfig:
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("base_model", "base_model_revision", "theta0_digest", "theta_digest", "model_type"), str),
     **dict.fromkeys(("pruning", "rewind", "task", "training", "seeds", "dense", "versions"), dict),
+    **dict.fromkeys(("base_config", "recipe"), dict),
     **dict.fromkeys(("optional_modules", "rungs"), list),
+    "license": str,
+    "default_sparsity": float,
     "format_version": int,
 }
+_MOST_NESTED = 50
 _ITEM_TYPES: dict[str, type] = {"optional_modules": str, "rungs": dict}
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Refuse what JSON can hold and later steps cannot: deep nesting, and text that is not Unicode."""
+    if depth > _MOST_NESTED:
+        raise TicketFileError(f"{CONFIG_FILE}: values are nested more than {_MOST_NESTED} deep")
+    if isinstance(value, (dict, list)):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_plain(item, depth + 1)
+    elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise TicketFileError(f"{CONFIG_FILE}: {value!r:.60} is not Unicode text")
 
 
 def _check_type(name: str, value: Any) -> None:
     expected = _TYPES[name]
-    if value is None and expected is str:
+    if value is None and expected in (str, float):
         return
     items = value if expected is list and isinstance(value, list) else []
     if not isinstance(value, expected) or not all(isinstance(item, _ITEM_TYPES[name]) for item in items):

@@ -24,6 +24,7 @@ LADDER_FILE = "ticket.safetensors"
 # One metadata key holds everything: safetensors writes several in any order, and equal tickets are equal files.
 _KEY = "hf_tickets"
 _VERSION = 1
+_MOST_DIMENSIONS = 64  # numpy's
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class Ladder:
     def __init__(self, masks: Iterable[Mask] = ()) -> None:
         self.shapes: dict[str, Shape] = {}
         self.rungs: list[Rung] = []
-        self._last: Mask | None = None
+        self._last: tuple[int, Mask] | None = None
         for mask in masks:
             self.append(mask)
 
@@ -91,7 +92,7 @@ class Ladder:
         payloads = dict(zip(mask, _in_threads(code, list(mask)), strict=True))
         self.shapes = mask.shapes
         self.rungs.append(Rung(mask.kept, mask.digest, payloads))
-        self._last = mask.to("cpu")
+        self._last = len(self.rungs) - 1, mask.to("cpu")
 
     def mask(self, index: int) -> Mask:
         """Return the mask of a rung.
@@ -102,8 +103,9 @@ class Ladder:
         Raises:
             TicketFileError: The payload is damaged or its digest is not the recorded one.
         """
-        if self._last is not None and self._last.digest == self.rungs[index].digest:
-            return self._last
+        # By index: a stranger's file may record one digest for two rungs.
+        if self._last is not None and self._last[0] == index:
+            return self._last[1]
 
         rungs = self.rungs[: index + 1]
 
@@ -122,7 +124,7 @@ class Ladder:
         mask = Mask({name: kept for name, (kept, _) in layers.items()})
         if mask.digest != self.rungs[index].digest:
             raise TicketFileError(f"the mask of rung {index + 1} does not have its recorded digest: damaged file")
-        self._last = mask
+        self._last = index, mask
         return mask
 
     def save(self, path: Path) -> None:
@@ -156,8 +158,11 @@ class Ladder:
         try:
             with safe_open(path, framework="numpy") as file:
                 ladder.shapes, rungs = _read_metadata(file.metadata() or {}, path)
-                expected = {f"{index:03d}/{name}" for index in range(len(rungs)) for name in ladder.shapes}
-                if set(file.keys()) != expected:
+                names = set(file.keys())
+                # Counted first: few bytes can name so many layers and rungs that their product fills the memory.
+                if len(names) != len(rungs) * len(ladder.shapes) or names != {
+                    f"{index:03d}/{name}" for index in range(len(rungs)) for name in ladder.shapes
+                }:
                     raise TicketFileError(f"{path} does not hold one payload for each layer and rung")
                 for index, rung in enumerate(rungs):
                     keys = {name: f"{index:03d}/{name}" for name in ladder.shapes}
@@ -167,10 +172,10 @@ class Ladder:
                     coded = {name: file.get_tensor(key).tobytes() for name, key in keys.items()}
                     ladder.rungs.append(Rung(rung["kept"], rung["digest"], coded))
         except (SafetensorError, OSError, ValueError) as error:
-            raise TicketFileError(f"{path} is not a whole safetensors file: {error}") from None
+            raise TicketFileError(f"{path} is not a whole safetensors file: {str(error)!r:.200}") from None
         for name, payload in ladder.rungs[0].payloads.items():
             if prod(ladder.shapes[name]) > MAXIMUM_EXPANSION * len(payload):
-                raise TicketFileError(f"{path}: {name} would grow beyond what its {len(payload)} bytes can hold")
+                raise TicketFileError(f"{path}: {name!r:.200} would grow beyond what its {len(payload)} bytes can hold")
         return ladder
 
 
@@ -182,19 +187,26 @@ def _read_metadata(metadata: dict[str, str], path: Path) -> tuple[dict[str, Shap
         version = described["version"]
         if repr(version) != repr(_VERSION):
             raise TicketFileError(f"{path}: format version {version!r:.40} is not known; upgrade hf_tickets")
-        shapes = {str(name): tuple(int(size) for size in shape) for name, shape in described["layers"].items()}
+        shapes = {str(name): _shape(shape) for name, shape in described["layers"].items()}
         rungs: list[dict[str, Any]] = [
             {"kept": int(rung["kept"]), "digest": str(rung["digest"])} for rung in described["rungs"]
         ]
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
-        raise TicketFileError(f"{path}: its metadata cannot be read: {error!r}") from None
-    total = sum(prod(shape) for shape in shapes.values())
-    kept = [total, *(rung["kept"] for rung in rungs)]
-    if not shapes or not rungs or any(size < 1 for shape in shapes.values() for size in shape):
+        raise TicketFileError(f"{path}: its metadata cannot be read: {error!r:.200}") from None
+    if not shapes or not rungs:
         raise TicketFileError(f"{path} holds no layers or no rungs")
+    kept = [sum(prod(shape) for shape in shapes.values()), *(rung["kept"] for rung in rungs)]
     if any(before < after or after < 0 for before, after in pairwise(kept)):
         raise TicketFileError(f"{path}: its rungs do not become sparser")
     return shapes, rungs
+
+
+def _shape(sizes: Any) -> Shape:
+    """Sizes that a tensor can have; the product of more or larger ones may take minutes."""
+    shape = tuple(int(size) for size in sizes)
+    if len(shape) > _MOST_DIMENSIONS or not all(0 < size < 1 << 63 for size in shape):
+        raise ValueError("a layer has an impossible shape")
+    return shape
 
 
 def _flat(mask: Mask, name: str) -> numpy.ndarray:

@@ -1,6 +1,5 @@
 """Matching a ticket's names to the parameters of a model, whatever its head and wrappers."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,15 +8,13 @@ from torch import nn
 
 from hf_tickets.errors import TicketMismatchError
 from hf_tickets.pruning.config import PruningConfig
-from hf_tickets.pruning.scope import backbone, plain_name, prunable_weights, unwrap
+from hf_tickets.pruning.scope import backbone, prunable_weights, unwrap
 from hf_tickets.ticket.config import TicketConfig
+from hf_tickets.ticket.names import canonical, is_optional
 
 Shape = tuple[int, ...]
 
 _SCOPE_FIELDS = ("scope", "target_modules", "exclude_modules")
-
-# timm's feature extractors flatten their first level: stages.0 becomes stages_0.
-_FLATTENED = re.compile(r"(^|\.)(stem|stages|layers|blocks|features)_(\d+)(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,6 @@ def backbone_prefix(model: nn.Module) -> str:
     return next((canonical(name) for name, module in unwrap(model).named_modules() if module is own), "")
 
 
-def canonical(name: str) -> str:
-    """Return a parameter's or module's name as the plain, unflattened model has it."""
-    return _FLATTENED.sub(r"\1\2.\3", plain_name(name))
-
-
 def match(
     shapes: Mapping[str, Shape],
     model: nn.Module,
@@ -81,6 +73,11 @@ def match(
     given = {canonical(name): name for name in shapes}
     shapes = {canonical(name): shape for name, shape in shapes.items()}
     parameters = canonical_parameters(model)
+    if any(".base_layer." in name for name in parameters):
+        raise TicketMismatchError(
+            "the model carries PEFT adapters, whose dense updates would fill the zeros: apply the ticket before they "
+            "are added, and again to what merge_and_unload() returns"
+        )
     prefixes = _given(prefix) if prefix is not None else [_find_prefix(shapes, parameters, config)]
     modules = {canonical(name): module for name, module in unwrap(model).named_modules()}
     report = ApplyReport(matched={}, dense=[], unused=[], prefixes=prefixes)
@@ -168,11 +165,6 @@ def _starts(name: str) -> list[int]:
 def _given(prefix: str | Sequence[str]) -> list[str]:
     places = [prefix] if isinstance(prefix, str) else list(prefix)
     return [f"{place.rstrip('.')}." if place else "" for place in places]
-
-
-def is_optional(name: str, config: TicketConfig) -> bool:
-    """Whether a parameter belongs to a part of the backbone that some heads leave out."""
-    return any(name.startswith(f"{module}.") for module in config.optional_modules)
 
 
 def _times(shape: Shape) -> str:

@@ -2,32 +2,61 @@
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_tickets.errors import TicketFileError
 from hf_tickets.files import replacing
 from hf_tickets.pruning.mask import Mask
+from hf_tickets.pruning.scope import backbone, heads
+from hf_tickets.ticket.config import TicketConfig
+from hf_tickets.ticket.names import canonical, is_optional
 
 THETA_FILE = "theta.safetensors"
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors, in the order of names.
+    """SHA-256 over names, types, shapes and the SHA-256 of the bytes of tensors, in the order of names.
 
     Args:
         state: Tensors by name, as `state_dict()` gives them.
     """
-    hasher = hashlib.sha256()
-    for name in sorted(state):
+
+    def line(name: str) -> str:
         tensor = state[name].detach().cpu().contiguous()
-        hasher.update(f"{name} {tensor.dtype} {'x'.join(map(str, tensor.shape))}\n".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()
+        content = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+        return f"{name} {tensor.dtype} {'x'.join(map(str, tensor.shape))} {content}\n"
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing is outside the interpreter's lock
+        return hashlib.sha256("".join(pool.map(line, sorted(state))).encode()).hexdigest()
+
+
+def backbone_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the live parameters and buffers of a model's backbone, without the head that a timm model holds."""
+    root = backbone(model)
+    inside_heads = {id(tensor) for head in heads(root) for tensor in head.state_dict(keep_vars=True).values()}
+    return {name: tensor for name, tensor in root.state_dict(keep_vars=True).items() if id(tensor) not in inside_heads}
+
+
+def backbone_digest(model: nn.Module, config: TicketConfig | None = None) -> str:
+    """SHA-256 over the weights of a model's backbone: the same under any head.
+
+    Left out is what differs from head to head: modules that some heads leave out (BERT's pooler) and the counters
+    of BatchNorm, which frozen ones lack.
+
+    Args:
+        model: Any module, wrapped or not.
+        config: Its `optional_modules` are left out (default: those of an empty config).
+    """
+    config = config or TicketConfig()
+    state = {canonical(name): tensor for name, tensor in backbone_state(model).items() if tensor.is_floating_point()}
+    return state_digest({name: tensor for name, tensor in state.items() if not is_optional(name, config)})
 
 
 def save_theta(theta: Mapping[str, Tensor], mask: Mask, path: Path) -> str:
@@ -72,6 +101,8 @@ def load_theta(path: Path, mask: Mask, digest: str | None) -> dict[str, Tensor]:
     for name in mask:
         if name not in compact or tuple(compact[name].shape) != (kept[name],):
             raise TicketFileError(f"{path}: {name} does not hold the {kept[name]} weights that the mask keeps")
+        if compact[name].dtype not in _DTYPES:
+            raise TicketFileError(f"{path}: {name} is {compact[name].dtype}, and weights must be floats")
     if _digest(compact, mask) != digest:
         raise TicketFileError(f"{path} does not have the digest that the ticket's config records: damaged or replaced")
     theta = {}

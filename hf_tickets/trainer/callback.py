@@ -26,7 +26,7 @@ class PruningCallback(MaskHolder):
     `PruningConfig` it prunes at evenly spaced steps of the training instead (gradual magnitude pruning).
 
     Args:
-        ticket: The ticket or mask to hold.
+        ticket: The ticket to hold: a `Ticket`, a `Mask`, a folder, or a Hub id.
         pruning: Prune within the training by this schedule; from dense, or on from `ticket`.
         start: Share of the training's steps after which it is pruned first, 0 to 1.
         end: Share of the steps after which it is pruned last, `start` to 1.
@@ -41,7 +41,7 @@ class PruningCallback(MaskHolder):
 
     def __init__(
         self,
-        ticket: Ticket | Mask | None = None,
+        ticket: Ticket | Mask | str | Path | None = None,
         pruning: PruningConfig | None = None,
         start: float = 0.0,
         end: float = 0.75,
@@ -51,7 +51,7 @@ class PruningCallback(MaskHolder):
             raise PruningError("PruningCallback needs a ticket to hold, or a PruningConfig to prune by")
         if not 0 <= start <= end <= 1:
             raise PruningError(f"start and end must satisfy 0 <= start <= end <= 1, not {start} and {end}")
-        super().__init__(ticket, prefix)
+        super().__init__(Ticket.from_pretrained(ticket) if isinstance(ticket, (str, Path)) else ticket, prefix)
         self._given = self.ticket
         first = next(iter(sparsity_schedule(pruning)), 1.0) if pruning is not None else 1.0
         if self._given is not None and self._given.sparsity > first + 0.5 / self._given.ladder.numel:
@@ -67,7 +67,7 @@ class PruningCallback(MaskHolder):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.ticket = self._given  # and not what an earlier training reached
-        if self.pruning is not None and state.global_step > 0:
+        if state.global_step > 0:
             self._resume(checkpoint_folder(args, state), state)
         super().on_train_begin(args, state, control, **kwargs)
 
@@ -101,8 +101,14 @@ class PruningCallback(MaskHolder):
         return dict(zip(places, sparsities, strict=True))
 
     def _resume(self, folder: Path, state: TrainerState) -> None:
-        """Take up the masks that a gradual pruning had reached."""
-        if (folder / CONFIG_FILE).exists():
-            self.ticket = Ticket.from_pretrained(folder)
+        """Take up the masks that a gradual pruning had reached; refuse a checkpoint of another mask."""
+        saved = Ticket.from_pretrained(folder) if (folder / CONFIG_FILE).exists() else None
+        if self.pruning is not None and saved is not None:
+            self.ticket = saved
         elif any(step <= state.global_step for step in self._pruning_steps(state.max_steps)):
             raise RunFolderError(f"{folder} holds no ticket: resume a gradual pruning from a checkpoint of its own")
+        elif saved is not None and saved.mask != self.mask:
+            raise RunFolderError(
+                f"{folder} was trained with a mask of sparsity {saved.sparsity:.4f}, not with this one; "
+                "resume it with its own ticket"
+            )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from hf_tickets import __version__
 from hf_tickets.pruning.config import PruningConfig
@@ -77,6 +78,9 @@ def significant_arguments(args: Any) -> dict[str, Any]:
         default = field.default
         if default is dataclasses.MISSING or field.name.startswith(_INCIDENTAL_PREFIXES):
             continue
+        if field.name == "accelerator_config" and value is not None:
+            value = {name: item for name, item in vars(value).items() if item != getattr(AcceleratorConfig(), name)}
+            default = {}
         if _plain(value) != _plain(default):
             values[field.name] = _plain(value)
     return values

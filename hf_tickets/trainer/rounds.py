@@ -15,29 +15,24 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from hf_tickets.errors import PruningError, RunFolderError
+from hf_tickets.errors import PruningError, RunFolderError, TicketFileError
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.prune import prune
 from hf_tickets.pruning.schedules import sparsity_schedule
-from hf_tickets.pruning.scope import backbone, prunable_weights, unwrap
+from hf_tickets.pruning.scope import prunable_weights, unwrap
+from hf_tickets.ticket.base import base_fields
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import Ladder
 from hf_tickets.ticket.matching import backbone_prefix
+from hf_tickets.ticket.results import last_matching
+from hf_tickets.ticket.theta import backbone_digest, backbone_state
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, restore_callback_states
 from hf_tickets.trainer.holder import MaskHolder
 from hf_tickets.trainer.provenance import describe, versions
 from hf_tickets.trainer.rewind import RewindConfig
 from hf_tickets.trainer.run_folder import RoundResult, RunFolder, differences
-from hf_tickets.trainer.weights import (
-    backbone_digest,
-    backbone_state,
-    buffer_names,
-    file_digest,
-    head_names,
-    load_weights_,
-    save_weights,
-)
+from hf_tickets.trainer.weights import buffer_names, file_digest, head_names, load_weights_, save_weights
 
 if TYPE_CHECKING:
     from hf_tickets.trainer.trainer import TicketTrainer
@@ -146,6 +141,19 @@ class Rounds:
         folder.tidy(len(self.results))
         self._ladder = folder.read_masks(len(self.results))
         self._make_ticket()
+        self._restore_ticket()
+
+    def _restore_ticket(self) -> None:
+        """Write the ticket again where its files are gone or are another's."""
+        ticket = self.trainer.ticket
+        if ticket is None:
+            return
+        try:
+            there = Ticket.from_pretrained(self.folder.output_dir).ladder
+        except TicketFileError:
+            there = Ladder()
+        if [rung.digest for rung in there.rungs] != [rung.digest for rung in ticket.ladder.rungs]:
+            ticket.save_pretrained(self.folder.output_dir)
 
     def _compare(self, record: dict[str, Any]) -> None:
         """Refuse another configuration than the run folder's, except more rounds."""
@@ -197,6 +205,8 @@ class Rounds:
         if trainer.ticket is not None:
             trainer.ticket.save_pretrained(folder.output_dir)
         folder.finish(result)
+        if trainer.ticket is not None:
+            trainer.push_round(index)
 
     def _find_mask(self, index: int) -> None:
         """Prune the weights that the round before trained."""
@@ -280,24 +290,22 @@ class Rounds:
         return sum(weight.numel() for weight in prunable_weights(self.trainer.model, self.pruning).values())
 
     def _config(self) -> TicketConfig:
-        model, settings = self.trainer.model, self._record["settings"]
-        hub = getattr(model, "config", None)
+        settings = self._record["settings"]
         dense, *rungs = [
             {name: _finite(value) for name, value in vars(result).items() if name not in ("training", "log_history")}
             for result in self.results
         ]
         fields: dict[str, Any] = {
-            "base_model": getattr(hub, "_name_or_path", None) or None,
-            "base_model_revision": getattr(hub, "_commit_hash", None),
+            **base_fields(self.trainer.model),
             "theta0_digest": self._record["backbone_digest"],
-            "model_type": getattr(getattr(backbone(model), "config", None), "model_type", None),
             "dense": dense,
             "rungs": rungs,
             "versions": versions(),
             **{name: settings[name] for name in ("pruning", "rewind", "task", "training", "seeds")},
         }
         extra = {name: value for name, value in self._provenance.items() if name not in ("task", "seeds")}
-        return TicketConfig(**{**fields, **extra})
+        config = TicketConfig(**{**fields, **extra})
+        return replace(config, default_sparsity=last_matching(config))
 
     def _make_ticket(self) -> None:
         """Make the ticket of the finished rounds."""
@@ -306,13 +314,19 @@ class Rounds:
             return
         ladder = Ladder()
         ladder.shapes, ladder.rungs = self._ladder.shapes, self._ladder.rungs[:finished]
-        self.trainer.ticket = Ticket(ladder, self._config(), self._theta())
+        theta = self._theta() if self._rewinds_early else None
+        self.trainer.ticket = Ticket(ladder, self._config(), theta)
 
-    def _theta(self) -> dict[str, Tensor] | None:
-        """Return θ_i of the backbone where rounds rewind to a later step: no model on the Hub has it."""
-        if not self._rewinds_early:
-            return None
-        theta = load_file(self.folder.theta_step)
+    def portable_ticket(self) -> Ticket | None:
+        """Return the ticket so far, with the weights it starts from where no model that others can load has them."""
+        ticket = self.trainer.ticket
+        if ticket is None or ticket.theta is not None or ticket.config.base_model is not None:
+            return ticket
+        return Ticket(ticket.ladder, ticket.config, self._theta())
+
+    def _theta(self) -> dict[str, Tensor]:
+        """Return the backbone's weights that rounds start from."""
+        theta = load_file(self._rewind_file())
         state = unwrap(self.trainer.model).state_dict(keep_vars=True)
         names = {id(state[name]): name for name in theta}  # of tied weights the one that the file has
         return {name: theta[names[id(tensor)]] for name, tensor in backbone_state(self.trainer.model).items()}

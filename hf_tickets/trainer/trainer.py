@@ -6,18 +6,20 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import HubStrategy, TrainOutput, rotate_checkpoints
 
-from hf_tickets.errors import RunFolderError, TicketsError
+from hf_tickets.errors import HubError, RunFolderError, TicketsError
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.schedules import sparsity_schedule
+from hf_tickets.ticket.card import TAGS
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.checkpoints import (
     MARKER,
@@ -32,7 +34,7 @@ from hf_tickets.trainer.holder import MaskHolder
 from hf_tickets.trainer.repairs import keys_differ, load_renamed_, loss_counts_items
 from hf_tickets.trainer.rewind import RewindConfig
 from hf_tickets.trainer.rounds import Rounds
-from hf_tickets.trainer.run_folder import RoundResult
+from hf_tickets.trainer.run_folder import RoundResult, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +51,9 @@ class TicketTrainer(Trainer):
         *args: As for `transformers.Trainer`: model, args, data_collator, train_dataset, ...
         pruning: Find a ticket by this configuration.
         rewind: What is rewound between rounds (default: everything, to the initialisation).
-        ticket: Train this ticket (a `Ticket`, a `Mask`, or a folder).
-        sparsity: Rung of the ticket (default: the last).
+        ticket: Train this ticket: a `Ticket`, a `Mask`, a folder, or a Hub id (default: the one that an
+            `AutoTicketModel…` was loaded with).
+        sparsity: Rung of the ticket (default: as in `Ticket.from_pretrained`).
         prefix: Where the ticket's backbone lies, for models that hold several; one name or a list.
         provenance: Fields of `TicketConfig` that the trainer cannot know, such as `task` or `base_model`.
         **kwargs: As for `transformers.Trainer`.
@@ -83,6 +86,8 @@ class TicketTrainer(Trainer):
             raise TicketsError("give pruning to find a ticket, or ticket to train one, not both")
         if pruning is not None and tuple(kwargs.get("optimizers", (None, None))) != (None, None):
             raise TicketsError("each round needs a fresh optimizer: give optimizer_cls_and_kwargs, not optimizers")
+        if pruning is not None and not isinstance(pruning, PruningConfig):
+            raise TicketsError(f"pruning must be a PruningConfig, not {type(pruning).__name__}")
         super().__init__(*args, **kwargs)
         if pruning is not None and self.args.world_size > 1:
             raise TicketsError(f"a search runs in one process for now, not in {self.args.world_size}")
@@ -94,13 +99,18 @@ class TicketTrainer(Trainer):
         self._started = 0.0
         self._stopped_at: int | None = None  # max_steps of a training that is over
         self._rounds: Rounds | None = None
-        if ticket is not None:
-            self.ticket = _as_ticket(ticket, sparsity)
-            self.ticket.apply(self.model, prefix=prefix)
+        given = _as_ticket(ticket, sparsity) if ticket is not None else None
+        of_model = getattr(self.model, "ticket", None)
+        if given is None and pruning is None and isinstance(of_model, Ticket):
+            given = of_model
+        if given is not None:
+            if RunFolder(self.args.output_dir).begun:
+                raise RunFolderError(f"{self.args.output_dir} holds a search for a ticket; use another output_dir")
+            given.apply(self.model, prefix=prefix, verify="warn" if ticket is not None else "off")
             if self.model_init is not None:
-                self._given = self.ticket
+                self._given = given
             # What is saved beside the model is the mask it holds, not the ladder it came from.
-            self.ticket = self.ticket.rung()
+            self.ticket = given.rung()
             self._add_first(MaskHolder(self.ticket, prefix))
         elif pruning is not None:
             self._rounds = Rounds(self, pruning, self.rewind, dict(provenance or {}))
@@ -182,7 +192,74 @@ class TicketTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         ticket = self._rounds.holder.ticket if self._rounds is not None and self.is_in_train else self.ticket
         if ticket is not None:
-            ticket.save_pretrained(folder)
+            # Read back, it is at the rung whose zeros the model has.
+            config = replace(ticket.config, default_sparsity=ticket.sparsity)
+            Ticket(ticket.ladder, config, ticket.theta).save_pretrained(folder)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Push to `args.hub_model_id`: after a search the ticket, else the model with its ticket beside it.
+
+        Args:
+            commit_message: As in `Trainer`.
+            blocking: As in `Trainer`; a ticket is always waited for.
+            token: As in `Trainer`.
+            revision: As in `Trainer`.
+            private: As in `Trainer`.
+            **kwargs: As in `Trainer`; for a ticket as in `Ticket.push_to_hub`.
+
+        Returns:
+            The commit; None in a process that does not push.
+
+        Raises:
+            HubError: The Hub refuses a ticket or cannot be reached.
+            TicketsError: No round of the search is finished.
+        """
+        if self._rounds is None:
+            if self.ticket is not None:
+                kwargs["tags"] = [*TAGS, *_as_list(kwargs.get("tags"))]
+            return super().push_to_hub(commit_message, blocking, token, revision, private=private, **kwargs)
+        ticket = self._rounds.portable_ticket()
+        if ticket is None:
+            raise TicketsError("there is no ticket to push yet: call train() first")
+        if not self.is_world_process_zero():
+            return None
+        return ticket.push_to_hub(
+            self.args.hub_model_id or Path(self.args.output_dir).name,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            private=self.args.hub_private_repo if private is None else private,
+            **kwargs,
+        )
+
+    def push_round(self, index: int) -> None:
+        """Push the ticket so far, where the arguments say so; without the Hub the search goes on.
+
+        Args:
+            index: The round that is done.
+        """
+        if not self.args.push_to_hub or self.args.hub_strategy == HubStrategy.END:
+            return
+        try:
+            self.push_to_hub(f"Round {index}")
+        except HubError as error:
+            logger.warning("round %d was not pushed, the next push will bring it: %s", index, error)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push a checkpoint with its ticket; in a search the rounds push, and checkpoints stay here."""
+        if self._rounds is not None:
+            return
+        if self.ticket is not None and self.args.should_save:
+            self.ticket.save_pretrained(self.args.output_dir)  # Trainer copies only files that it knows
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Make the model anew, with the ticket and the weights that it carries."""
@@ -274,6 +351,10 @@ class TicketTrainer(Trainer):
     def _add_first(self, callback: MaskHolder) -> None:
         """Let the mask be held before, and sparsity logged before, any other callback runs."""
         self.callback_handler.callbacks.insert(0, callback)
+
+
+def _as_list(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def _as_ticket(ticket: Ticket | Mask | str | Path, sparsity: float | None) -> Ticket:

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_model
-from torch import Tensor, nn
+from torch import nn
 
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import replacing
-from hf_tickets.pruning.scope import backbone, heads, unwrap
-from hf_tickets.ticket.theta import state_digest
+from hf_tickets.pruning.scope import unwrap
+from hf_tickets.ticket.theta import backbone_state, state_digest
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -54,18 +54,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 over the tensors of a weights file."""
     with safe_open(path, framework="pt") as file:
         return state_digest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-
-
-def backbone_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the live parameters and buffers of a model's backbone, without the head that a timm model holds."""
-    root = backbone(model)
-    inside_heads = {id(tensor) for head in heads(root) for tensor in head.state_dict(keep_vars=True).values()}
-    return {name: tensor for name, tensor in root.state_dict(keep_vars=True).items() if id(tensor) not in inside_heads}
-
-
-def backbone_digest(model: nn.Module) -> str:
-    """SHA-256 over the parameters and buffers of a model's backbone: the same under any head."""
-    return state_digest(backbone_state(model))
 
 
 def head_names(model: nn.Module) -> set[str]:

@@ -40,11 +40,11 @@ def test_plain_lines_tell_rounds_steps_metric_and_time_left():
     clock = Clock()
     run_rounds(Display("accuracy", console, clock), clock, rounds=1, steps=100, seconds_a_step=1.0)
     lines = output.getvalue().splitlines()
-    assert lines[0] == "round 0 of 1 · sparsity 0.0% · 100 steps"
-    assert lines[1] == "round 0 of 1 · sparsity 0.0% · step 10/100 · loss 0.1 · 0:01:30 left in this round"
-    assert lines[11] == "round 0 of 1 · sparsity 0.0% · accuracy 0.5000"
-    assert lines[12] == "round 0 of 1 · sparsity 0.0% · trained in 0:01:40 · accuracy 0.7500"
-    assert lines[13] == "round 1 of 1 · sparsity 10.0% · 100 steps"
+    assert lines[0] == "round 0 of 1 · sparsity 0.00% · 100 steps"
+    assert lines[1] == "round 0 of 1 · sparsity 0.00% · step 10/100 · loss 0.1 · 0:01:30 left in this round"
+    assert lines[11] == "round 0 of 1 · sparsity 0.00% · accuracy 0.5000"
+    assert lines[12] == "round 0 of 1 · sparsity 0.00% · trained in 0:01:40 · accuracy 0.7500"
+    assert lines[13] == "round 1 of 1 · sparsity 10.00% · 100 steps"
     assert len(lines) == 26
 
 
@@ -82,7 +82,7 @@ def test_live_display_fits_the_terminal_and_ends_in_a_line_a_round(width):
     display = Display("a_metric_with_quite_a_long_name", console, clock)
     run_rounds(display, clock, rounds=3, steps=50, seconds_a_step=0.1)
     text = output.getvalue()
-    assert "round 3 of 3 · sparsity 30.0% · trained in 0:00:05" in text
+    assert "round 3 of 3 · sparsity 30.00% · trained in 0:00:05" in text
     bars = [line for line in text.replace("\r", "\n").split("\n") if "━" in line]
     assert bars
     for line in bars:
@@ -100,7 +100,7 @@ def test_live_display_shows_round_sparsity_metric_and_steps():
     display.step(120, 0.25)
     display.finish()
     text = output.getvalue()
-    assert "round 3 of 9 · sparsity 30.0% · loss 0.25" in text
+    assert "round 3 of 9 · sparsity 30.00% · loss 0.25" in text
     assert "all rounds · accuracy 0.9123 (round 3)" in text
     assert "120/400" in text
     assert "3/9" in text
@@ -157,9 +157,9 @@ def test_table_shows_each_round_in_80_columns():
     lines = output.getvalue().splitlines()
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
     assert cells == [
-        ["0", "0.0%", "10", "0.5000", "10", "1.0"],
-        ["1", "90.0%", "85,524,480", "0.2500", "84375", "86400.0"],
-        ["–", "95.0%", "–", "–", "–", "–"],
+        ["0", "0.00%", "10", "0.5000", "10", "1.0"],
+        ["1", "90.00%", "85,524,480", "0.2500", "84375", "86400.0"],
+        ["–", "95.00%", "–", "–", "–", "–"],
     ]
     header = next(line for line in lines if "sparsity" in line)
     assert [word.strip() for word in header.strip("┃").split("┃")] == [
@@ -207,9 +207,9 @@ def test_trainer_feeds_the_display_in_place_of_its_own_bars(tmp_path, capsys):
         trainer.train()
         display.finish()
         lines = output.getvalue().splitlines()
-        assert lines[0] == "round 2 of 5 · sparsity 36.0% · 4 steps"
-        assert sum(line.startswith("round 2 of 5 · sparsity 36.0% · loss ") for line in lines) == 2
-        assert lines[-1].startswith("round 2 of 5 · sparsity 36.0% · trained in 0:00:0")
+        assert lines[0] == "round 2 of 5 · sparsity 36.00% · 4 steps"
+        assert sum(line.startswith("round 2 of 5 · sparsity 36.00% · loss ") for line in lines) == 2
+        assert lines[-1].startswith("round 2 of 5 · sparsity 36.00% · trained in 0:00:0")
         captured = capsys.readouterr()
         assert "loss" not in captured.out
         assert "it/s" not in captured.err

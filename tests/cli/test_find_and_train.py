@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_output_ends_with_the_table_and_the_ticket(folder: Path) -> None:
     lines = (folder / "output.txt").read_text().splitlines()
     assert lines[-1].startswith("ticket: run")
-    assert any("50.0%" in line for line in lines)
+    assert any("50.00%" in line for line in lines)
     assert any("random" in line for line in lines)
 
 
@@ -72,7 +72,7 @@ def test_ticket_has_a_rung_a_round_and_its_provenance(folder: Path) -> None:
 
 def test_base_model_was_trained_and_is_theta0(folder: Path) -> None:
     ticket = Ticket.from_pretrained(folder / "run")
-    assert ticket.config.base_model == "run/base"
+    assert ticket.config.base_model == str((folder / "run/base").resolve())
     assert json.loads((folder / "run/base/result.json").read_text())["steps"] == 4
 
 
@@ -86,7 +86,7 @@ def test_transfer_trained_each_control_with_its_mask(folder: Path) -> None:
     assert set(cells) == {"ticket-0.8000", "random-0.8000", "dense"}
     assert cells["ticket-0.8000"]["kept"] == cells["random-0.8000"]["kept"]
     ticket = Ticket.from_pretrained(folder / "run/transfer/ticket-0.8000")
-    assert ticket.mask == Ticket.from_pretrained(folder / "run").mask
+    assert ticket.mask == Ticket.from_pretrained(folder / "run", 0.8).mask
 
 
 def test_finished_run_does_nothing(folder: Path) -> None:

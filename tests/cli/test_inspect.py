@@ -60,7 +60,7 @@ def test_tables_show_layers_total_rungs_and_provenance_as_plain_text(folder, cap
     assert ["layer.0.weight", "4 × 4", "16", "4", "75.00%"] in rows
     assert ["layer.1[red].weight", "2 × 8", "16", "16", "0.00%"] in rows
     assert ["total", "", "32", "20", "37.50%"] in rows
-    assert ["2", "37.5%", "20", "0.5000", "5", "–"] in rows
+    assert ["2", "37.50%", "20", "0.5000", "5", "–"] in rows
     assert ["pruning.criterion", "magnitude"] in rows
     assert ["base_model", "me/base�[31m"] in rows
     assert "\x1b" not in text
@@ -70,4 +70,4 @@ def test_tables_show_layers_total_rungs_and_provenance_as_plain_text(folder, cap
 def test_ticket_of_a_mask_alone_can_be_inspected(tmp_path, capsys):
     Ticket(Mask({"weight": torch.tensor([True, False])})).save_pretrained(tmp_path / "ticket")
     assert main(["inspect", str(tmp_path / "ticket")]) == 0
-    assert "50.0%" in capsys.readouterr().out
+    assert "50.00%" in capsys.readouterr().out

@@ -20,7 +20,7 @@ def hub() -> Iterator[Hub]:
     """The Hub of this process and of the programs it starts, with nothing in it; the user is "me"."""
     from huggingface_hub import constants
 
-    if constants.ENDPOINT != STAND_IN.endpoint or constants.is_offline_mode():
+    if STAND_IN.endpoint != constants.ENDPOINT or constants.is_offline_mode():
         pytest.fail("huggingface_hub was imported before the stand-in was started: see tests/hub/stand_in.py")
     STAND_IN.reset()
     yield STAND_IN

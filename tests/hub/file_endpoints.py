@@ -119,7 +119,7 @@ def lfs_batch(store: Store, call: Call, plural: str | None, name: str) -> Answer
             verify = {"href": f"{store.address(repository)}.git/info/lfs/verify"}
             about["actions"] = {"upload": upload, "verify": verify}
         objects.append(about)
-    return json_answer({"transfer": "basic", "objects": objects}, **LFS_JSON)
+    return json_answer({"transfer": "basic", "objects": objects}, headers=LFS_JSON)
 
 
 @route("PUT", r"/upload/(?P<oid>[0-9a-f]{64})")

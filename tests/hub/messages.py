@@ -65,10 +65,10 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def json_answer(value: Any, status: int = 200, **headers: str) -> Answer:
+def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """An answer whose body is JSON; dates in a card's metadata are written as text."""
     content = json.dumps(value, default=str).encode()
-    return Answer(status, content, {"Content-Type": "application/json; charset=utf-8"} | headers)
+    return Answer(status, content, {"Content-Type": "application/json; charset=utf-8"} | dict(headers or {}))
 
 
 class HubError(Exception):
@@ -86,4 +86,4 @@ class HubError(Exception):
         headers = {"X-Error-Message": self.message.splitlines()[0]} | self.headers
         if self.code is not None:
             headers["X-Error-Code"] = self.code
-        return json_answer({"error": self.message}, self.status, **headers)
+        return json_answer({"error": self.message}, self.status, headers)

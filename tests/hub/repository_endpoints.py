@@ -75,7 +75,7 @@ def search(store: Store, call: Call) -> Answer:
     if start + size < len(found):
         query = urlencode({**call.query, "cursor": [str(start + size)]}, doseq=True)
         headers["Link"] = f'<{store.endpoint}/api/models?{query}>; rel="next"'
-    return json_answer(page, **headers)
+    return json_answer(page, headers=headers)
 
 
 def _shown(about: dict[str, Any], call: Call) -> dict[str, Any]:

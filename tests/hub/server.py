@@ -218,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (_Cut, ConnectionError):
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815  names set by http.server
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
 
     def _answer(self, store: Store, fault: Fault | None, body: bytes) -> Answer:
         address, headers = urlsplit(self.path), {key.lower(): value for key, value in self.headers.items()}

@@ -379,7 +379,7 @@ def test_columns_labels_and_models_that_are_not_there(data: Path, tmp_path: Path
         (images(dataset=folder, labels=["cat", "dgo"]), "nearest: dog"),
         (images(dataset=folder, evaluation_split="valid"), "there are train, test"),
         (images(dataset=str(data / "glue" / "rte")), "set image_column"),
-        (images(str(tmp_path / "nowhere"), dataset=folder), "cannot be loaded"),
+        (images(str(tmp_path / "nowhere"), dataset=folder), "there is no folder"),
         (images("resnet10t", dataset=folder, model_arguments={"model_args": {"depht": 3}}), "depht"),
     ]
     for config, part in cases:

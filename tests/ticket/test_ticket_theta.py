@@ -71,10 +71,10 @@ def assert_refused(folder, match, model=None):
 
 def test_the_digest_of_a_state_is_its_formula():
     state = {"b": torch.tensor([1.5, -2.0]), "a": torch.tensor(3), "c": torch.ones(2, 2, dtype=torch.bfloat16)}
-    text = b"a torch.int64 \n" + (3).to_bytes(8, "little")
-    text += b"b torch.float32 2\n" + bytes.fromhex("0000c03f000000c0")
-    text += b"c torch.bfloat16 2x2\n" + bytes.fromhex("803f" * 4)
-    assert state_digest(state) == hashlib.sha256(text).hexdigest()
+    contents = [(3).to_bytes(8, "little"), bytes.fromhex("0000c03f000000c0"), bytes.fromhex("803f" * 4)]
+    kinds = ["a torch.int64 ", "b torch.float32 2", "c torch.bfloat16 2x2"]
+    lines = [f"{kind} {hashlib.sha256(content).hexdigest()}\n" for kind, content in zip(kinds, contents, strict=True)]
+    assert state_digest(state) == hashlib.sha256("".join(lines).encode()).hexdigest()
     transposed = {**state, "c": torch.ones(2, 2, dtype=torch.bfloat16).t()}
     assert state_digest(dict(reversed(transposed.items()))) == state_digest(state)
 
