@@ -40,11 +40,18 @@ def publishable(ticket: "Ticket", token: str | bool | None = None) -> "Ticket":
     elif theta is None or not config.base_config:
         config, loaded = _local_base(config)
         theta = theta if theta is not None else loaded
-    public = {
-        field.name: without_paths(getattr(config, field.name)) for field in fields(config) if field.name != "base_model"
-    }
-    base_model = config.base_model if config.base_model and not is_local(config.base_model) else None
-    return type(ticket)(ticket.ladder, TicketConfig(base_model=base_model, **public), theta, ticket.sparsity)
+    return type(ticket)(ticket.ladder, public_config(config), theta, ticket.sparsity)
+
+
+def public_config(config: TicketConfig) -> TicketConfig:
+    """Return a config without paths of this machine: a folder's is its name, and a base model there is left out.
+
+    Args:
+        config: Provenance of a ticket.
+    """
+    values = {field.name: without_paths(getattr(config, field.name)) for field in fields(config)}
+    local = config.base_model is not None and is_local(config.base_model)
+    return TicketConfig(**{**values, "base_model": None if local else config.base_model})
 
 
 def check_publishable(ticket: "Ticket") -> None:

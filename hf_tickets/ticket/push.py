@@ -1,5 +1,6 @@
 """Pushing a ticket to the Hub: the ladder on main, and each rung alone under a tag of its own."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
 
 from hf_tickets.errors import HubError
 from hf_tickets.ticket.card import ACCURACY_FIGURE, CARD_FILE, LAYERS_FIGURE, save_card
@@ -119,12 +121,19 @@ def _tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
 
 
 def _is_there(api: HfApi, repo_id: str, tag: str, folder: Path) -> bool:
-    with TemporaryDirectory() as temporary:
-        try:
-            file = api.hf_hub_download(repo_id, CONFIG_FILE, revision=tag, cache_dir=temporary)
-        except (RevisionNotFoundError, EntryNotFoundError):
-            return False
-        return Path(file).read_bytes() == (folder / CONFIG_FILE).read_bytes()
+    """Whether the ticket under a tag is the one in a folder, by the digests that the Hub keeps of files."""
+    try:
+        listed = [file for file in api.list_repo_tree(repo_id, revision=tag) if isinstance(file, RepoFile)]
+    except RevisionNotFoundError:
+        return False
+    there = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in listed if file.path in _OWN_FILES}
+    here = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return there.keys() == here.keys() and all(there[name] in _digests(content) for name, content in here.items())
+
+
+def _digests(content: bytes) -> tuple[str, str]:
+    """Return what the Hub may know a file by: SHA-256 where it is a large file, else the id of git's blob."""
+    return hashlib.sha256(content).hexdigest(), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _on_pushed_base(ticket: "Ticket", repo_id: str, private: bool | None, api: HfApi) -> "Ticket":

@@ -14,6 +14,7 @@ from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.ticket.config import CONFIG_FILE, TicketConfig
+from hf_tickets.ticket.publishing import public_config
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.holder import MaskHolder, checkpoint_folder
 
@@ -84,12 +85,21 @@ class PruningCallback(MaskHolder):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = checkpoint_folder(args, state)
-        if not state.is_world_process_zero or not folder.is_dir():
-            return
-        if self.ticket is not None:
-            self.ticket.save_pretrained(folder)
-        else:  # an earlier training in the same output_dir may have left one here
+        self._save(folder, state)
+        if self.ticket is None and state.is_world_process_zero:
+            # An earlier training in the same output_dir may have left one here.
             (folder / CONFIG_FILE).unlink(missing_ok=True)
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the mask beside what is about to be pushed: a checkpoint is pushed before `on_save`."""
+        self._save(Path(args.output_dir), state)
+        self._save(checkpoint_folder(args, state), state)
+
+    def _save(self, folder: Path, state: TrainerState) -> None:
+        if self.ticket is not None and state.is_world_process_zero and folder.is_dir():
+            Ticket(self.ticket.ladder, public_config(self.ticket.config)).save_pretrained(folder)
 
     def _pruning_steps(self, steps: int) -> dict[int, float]:
         """Map each step after which to prune to the sparsity to reach."""

@@ -20,6 +20,7 @@ from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.ticket.card import TAGS
+from hf_tickets.ticket.publishing import public_config
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.checkpoints import (
     MARKER,
@@ -111,6 +112,7 @@ class TicketTrainer(Trainer):
                 self._given = given
             # What is saved beside the model is the mask it holds, not the ladder it came from.
             self.ticket = given.rung()
+            self.ticket.config = public_config(self.ticket.config)  # the model may be pushed with it
             self._add_first(MaskHolder(self.ticket, prefix))
         elif pruning is not None:
             self._rounds = Rounds(self, pruning, self.rewind, dict(provenance or {}))
