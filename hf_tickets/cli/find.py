@@ -42,12 +42,12 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rich.console import Console
 
     from hf_tickets.cli.recipe import load_recipe
-    from hf_tickets.cli.settings import Settings, quieten
+    from hf_tickets.cli.settings import Settings, leads, quieten
     from hf_tickets.pruning.config import PruningConfig
     from hf_tickets.trainer.rewind import RewindConfig
 
     quieten()
-    console = Console()
+    console = Console(quiet=not leads())
     recipe = load_recipe(arguments.recipe, overrides, recipe_options(), SECTIONS)
     settings = Settings.read(recipe)
     pruning, rewind = recipe.build(PruningConfig), recipe.build(RewindConfig)
@@ -91,6 +91,7 @@ def _pretrain(settings: "Settings", console: "Console") -> str:
 def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -> tuple["TicketTrainer", str]:
     from hf_tickets.analysis.accuracy import save_accuracy_figure
     from hf_tickets.cli.display import results_table
+    from hf_tickets.cli.settings import leads
     from hf_tickets.cli.watch import watching
     from hf_tickets.pruning.schedules import sparsity_schedule
     from hf_tickets.ticket.base import cached_commit
@@ -124,7 +125,8 @@ def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -
         trainer.train()
     console.print(results_table([vars(result) for result in trainer.history], task.metric))
     points = [(result.sparsity, result.metrics[task.metric]) for result in trainer.history]
-    save_accuracy_figure(settings.output_dir / "accuracy.png", {"IMP": points}, task.metric, points[0][1])
+    if leads():
+        save_accuracy_figure(settings.output_dir / "accuracy.png", {"IMP": points}, task.metric, points[0][1])
     return trainer, task.metric
 
 

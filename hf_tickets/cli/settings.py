@@ -1,6 +1,7 @@
 """What `find` and `train` make of a recipe before anything runs."""
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ class Settings:
         fields = vars(self.task)
         local = {name for name in ("model", "dataset", "tokenizer") if fields[name] and Path(fields[name]).exists()}
         return {name: Path(value).name if name in local else value for name, value in fields.items()}
+
+
+def leads() -> bool:
+    """Whether this is the first, or only, process of a launch: it alone speaks and draws."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def quieten() -> None:

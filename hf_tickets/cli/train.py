@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     from hf_tickets.cli.display import results_table
     from hf_tickets.cli.recipe import load_recipe
-    from hf_tickets.cli.settings import Settings, quieten
+    from hf_tickets.cli.settings import Settings, leads, quieten
     from hf_tickets.cli.watch import watching
     from hf_tickets.errors import RecipeError
     from hf_tickets.studies.cell import train_cell
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     if arguments.sparsity is not None and arguments.ticket is None:
         raise RecipeError("--sparsity chooses a rung of a ticket; give --ticket too")
     quieten()
-    console = Console()
+    console = Console(quiet=not leads())
     settings = Settings.read(load_recipe(arguments.recipe, overrides, recipe_options(), SECTIONS))
     ticket = Ticket.from_pretrained(arguments.ticket, arguments.sparsity) if arguments.ticket else None
     if ticket is not None and "model" not in overrides:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_tickets.analysis.accuracy import save_accuracy_figure
-from hf_tickets.cli.settings import Settings
+from hf_tickets.cli.settings import Settings, leads
 from hf_tickets.cli.watch import watching
 from hf_tickets.studies.cell import train_cell
 from hf_tickets.studies.controls import CONTROLS
@@ -40,7 +40,8 @@ def transfer(settings: Settings, ticket: Ticket, console: Console, on_same_task:
         if control != "dense"
     }
     dense = results["dense"][0.0]["metrics"][metric] if "dense" in results else None
-    save_accuracy_figure(settings.output_dir / "transfer.png", curves, metric, dense)
+    if leads():
+        save_accuracy_figure(settings.output_dir / "transfer.png", curves, metric, dense)
 
 
 def _rounds(ticket: Ticket) -> dict[str, dict[float, dict[str, Any]]]:

@@ -72,9 +72,11 @@ def train_cell(
         "steps": output.global_step,
         "seconds": round(trainer.seconds, 3),
     }
-    write_atomically(folder / RESULT_FILE, json.dumps(result, indent=2).encode())
-    for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # nothing goes on from them any more
-        shutil.rmtree(checkpoint)
+    if trainer.is_world_process_zero():
+        write_atomically(folder / RESULT_FILE, json.dumps(result, indent=2).encode())
+        for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # nothing goes on from them any more
+            shutil.rmtree(checkpoint)
+    trainer.accelerator.wait_for_everyone()
     return result
 
 

@@ -1,5 +1,6 @@
 """What the Hub's client raises, as one line with cause and remedy."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ _CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     ConnectionError,
     TimeoutError,
 )
+_UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)  # what answers that are not whole lead to
 _LOG_IN = "log in with `hf auth login`"
 
 
@@ -61,11 +63,13 @@ def hub_errors(repo_id: str, revision: str | None = None, token: str | bool | No
     except HfHubHTTPError as error:
         raise HubError(f"{repo_id}: {_status(error)}") from None
     except _CONNECTION_ERRORS as error:
-        raise HubError(f"{repo_id}: the connection to the Hub was lost ({_line(error)}); try again") from None
+        raise HubError(f"{repo_id}: {_cause(error)}") from None
     except RuntimeError as error:
-        if not isinstance(error.__cause__, HfHubHTTPError):
+        if not isinstance(error.__cause__, (*_CONNECTION_ERRORS, *_UNREADABLE)):
             raise
-        raise HubError(f"{repo_id}: a file could not be uploaded: {_status(error.__cause__)}") from None
+        raise HubError(f"{repo_id}: a file could not be uploaded: {_cause(error.__cause__)}") from None
+    except _UNREADABLE as error:
+        raise HubError(f"{repo_id}: {_cause(error)}") from None
     except OSError as error:
         if "Consistency check failed" not in str(error):
             raise
@@ -76,6 +80,14 @@ def _missing(error: EntryNotFoundError) -> str:
     """Name the file that is not there: the last part of the address that was asked for."""
     found = re.search(r"/resolve/[^/\s]+/([^\s?]+?)\.?(?:\s|$)", str(error))
     return f"it has no {found.group(1)}" if found else _line(error)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, HfHubHTTPError):
+        return _status(error)
+    if isinstance(error, _UNREADABLE):
+        return "the Hub's answer cannot be read; try again"
+    return f"the connection to the Hub was lost ({_line(error)}); try again"
 
 
 def _status(error: HfHubHTTPError) -> str:

@@ -1,5 +1,7 @@
 """Pulling a ticket from the Hub: the files it consists of, all of one commit, through the Hub's cache."""
 
+import hashlib
+import re
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -11,6 +13,8 @@ from hf_tickets.ticket.config import CONFIG_FILE, TicketConfig
 from hf_tickets.ticket.hub_errors import hub_errors
 from hf_tickets.ticket.ladder import LADDER_FILE
 from hf_tickets.ticket.theta import THETA_FILE
+
+_ATTEMPTS = 2
 
 
 def pull(
@@ -34,20 +38,25 @@ def pull(
 
     Raises:
         HubError: It cannot be had; the message says why, and what to do.
-        TicketFileError: The config is damaged.
+        TicketFileError: The config is damaged, or a file arrives damaged time and again.
     """
 
     def download(name: str, revision: str | None) -> Path:
-        file = hf_hub_download(
-            repo_id,
-            name,
-            subfolder=subfolder or None,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        return Path(file)
+        for _ in range(_ATTEMPTS):
+            file = hf_hub_download(
+                repo_id,
+                name,
+                subfolder=subfolder or None,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+            # The client compares sizes alone, and would keep a damaged file in its cache for ever.
+            if _is_whole(Path(file)):
+                return Path(file)
+            _discard(Path(file))
+        raise TicketFileError(f"{name} of {repo_id} arrived damaged and was thrown away; try again")
 
     with hub_errors(repo_id, revision, token):
         folder = download(CONFIG_FILE, revision).parent
@@ -60,6 +69,26 @@ def pull(
         if config.base_model is not None:
             _check_name(config.base_model)
     return folder
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of the Hub's cache is what the Hub says it is: its blob is named by the content's digest."""
+    blob = file.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        return _digest(blob, hashlib.sha256()) == blob.name
+    if re.fullmatch("[0-9a-f]{40}", blob.name):
+        return _digest(blob, hashlib.sha1(b"blob %d\0" % blob.stat().st_size)) == blob.name
+    return True  # a cache without links does not know
+
+
+def _digest(file: Path, digest: "hashlib._Hash") -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: digest).hexdigest()
+
+
+def _discard(file: Path) -> None:
+    file.resolve().unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
 
 
 def _check_name(base_model: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -27,7 +28,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 
 def write_marker(trainer: Trainer, checkpoint: Path, seconds: float) -> None:
-    """Mark a checkpoint as whole.
+    """Mark a checkpoint as whole, once every process has written its part of it.
 
     Args:
         trainer: The trainer in training.
@@ -36,13 +37,14 @@ def write_marker(trainer: Trainer, checkpoint: Path, seconds: float) -> None:
     """
     stopped = trainer.control.should_training_stop
     sums = {
-        "tr_loss": float(trainer._tr_loss),
+        "tr_loss": gather_object([float(trainer._tr_loss)]),  # of each process
         "total_loss": float(trainer._total_loss_scalar),
         "last_logged": trainer._globalstep_last_logged,
         "stopped_at": trainer.state.max_steps if stopped else None,
         "seconds": seconds,
     }
-    write_atomically(checkpoint / MARKER, json.dumps(sums).encode())
+    if trainer.args.should_save:
+        write_atomically(checkpoint / MARKER, json.dumps(sums).encode())
 
 
 def read_marker(checkpoint: Path) -> dict[str, Any]:
@@ -63,7 +65,8 @@ class RestoreSums(TrainerCallback):
         self.sums = sums
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer._tr_loss = torch.tensor(self.sums["tr_loss"], device=self.trainer.args.device)
+        own = self.sums["tr_loss"][self.trainer.args.process_index]
+        self.trainer._tr_loss = torch.tensor(own, device=self.trainer.args.device)
         self.trainer._total_loss_scalar = self.sums["total_loss"]
         self.trainer._globalstep_last_logged = self.sums["last_logged"]
 

@@ -50,6 +50,7 @@ def describe(
     return {
         "model": type(unwrap(trainer.model)).__name__,
         "model_config": _model_config(trainer),
+        "processes": trainer.args.world_size,
         "examples": len(train_dataset) if hasattr(train_dataset, "__len__") else None,
         "task": provenance.get("task", {}),
         "pruning": pruning.to_dict(),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import gather_object
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,6 +18,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_tickets.errors import PruningError, RunFolderError, TicketFileError
 from hf_tickets.pruning.config import PruningConfig
+from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights, unwrap
@@ -58,11 +60,11 @@ class KeepStep(TrainerCallback):
         step = self.rewind.step(state.max_steps)
         if step > state.max_steps:
             raise PruningError(f"rewind_step is {step}, but a round has {state.max_steps} steps; use a smaller one")
-        if step == 0 and state.global_step == 0:  # a share of less than half a step
+        if step == 0 and state.global_step == 0 and state.is_world_process_zero:  # a share of less than half a step
             save_weights(kwargs["model"], self.path)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step == self.rewind.step(state.max_steps):
+        if state.global_step == self.rewind.step(state.max_steps) and state.is_world_process_zero:
             save_weights(kwargs["model"], self.path)
 
     def on_train_end(
@@ -104,8 +106,17 @@ class Rounds:
 
     def run(self) -> TrainOutput:
         """Train every round that is not finished; return the last one's output."""
-        with self.folder.locked():
+        with self.folder.locked() if self._leads else nullcontext():
             return self._run()
+
+    @property
+    def _leads(self) -> bool:
+        """Whether this process, alone of all, writes the run folder; the others read it."""
+        return bool(self.trainer.is_world_process_zero())
+
+    def _wait(self) -> None:
+        """Wait until every process is here, and so until the first has written."""
+        self.trainer.accelerator.wait_for_everyone()
 
     def _run(self) -> TrainOutput:
         self._open()
@@ -130,18 +141,31 @@ class Rounds:
             settings = describe(self.trainer, self.pruning, self.rewind, self._provenance)
             self._record = {"settings": settings, "backbone_digest": backbone_digest(self.trainer.model)}
             self._callback_states = callback_states(self.trainer)
+        self._wait()  # nothing is written before all have read
         if record is None:
-            save_weights(self.trainer.model, folder.theta0)
+            if self._leads:
+                save_weights(self.trainer.model, folder.theta0)
+            self._wait()
+            self._check_shared()
             self._record["theta0_digest"] = file_digest(folder.theta0)
         else:
             self._compare(record)
             self._record["theta0_digest"] = record["theta0_digest"]
-        folder.write_record(self._record)
         self.results = folder.results()[: len(self.sparsities) + 1]
-        folder.tidy(len(self.results))
         self._ladder = folder.read_masks(len(self.results))
         self._make_ticket()
-        self._restore_ticket()
+        if self._leads:
+            folder.write_record(self._record)
+            folder.tidy(len(self.results))
+            self._restore_ticket()
+        self._wait()
+
+    def _check_shared(self) -> None:
+        if not self.folder.theta0.exists():
+            raise RunFolderError(
+                f"process {self.trainer.args.process_index} does not see {self.folder.theta0}, which the first process "
+                "wrote: output_dir must lie on storage that all machines share"
+            )
 
     def _restore_ticket(self) -> None:
         """Write the ticket again where its files are gone or are another's."""
@@ -188,7 +212,8 @@ class Rounds:
             seconds = trainer.seconds
             metrics = self._evaluate()
         self._loaded = index
-        save_weights(trainer.model, folder.trained(index))
+        if self._leads:
+            save_weights(trainer.model, folder.trained(index))
         result = RoundResult(
             round=index,
             sparsity=mask.sparsity if mask is not None else 0.0,
@@ -202,11 +227,13 @@ class Rounds:
         )
         self.results.append(result)
         self._make_ticket()
-        if trainer.ticket is not None:
-            trainer.ticket.save_pretrained(folder.output_dir)
-        folder.finish(result)
+        if self._leads:
+            if trainer.ticket is not None:
+                trainer.ticket.save_pretrained(folder.output_dir)
+            folder.finish(result)
         if trainer.ticket is not None:
             trainer.push_round(index)
+        self._wait()
 
     def _find_mask(self, index: int) -> None:
         """Prune the weights that the round before trained."""
@@ -218,14 +245,24 @@ class Rounds:
         # A criterion that draws at random ranks anew each round, from a seed of its own.
         config = replace(self.pruning, pruning_seed=self.pruning.pruning_seed + index - 1)
         mask = prune(self.trainer.model, config, previous, self.sparsities[index - 1])
+        self._agree(mask)
         self._ladder.append(mask.to("cpu"))
-        self._ladder.save(self.folder.masks)
+        if self._leads:
+            self._ladder.save(self.folder.masks)
+
+    def _agree(self, mask: Mask) -> None:
+        """Refuse to go on where processes chose other masks: their weights differ, and so would the ticket."""
+        if self.trainer.args.world_size == 1:
+            return
+        digests = gather_object([mask.digest])
+        if len(set(digests)) > 1:
+            raise PruningError(f"the processes chose {len(set(digests))} different masks: their weights went apart")
 
     def _load_start(self, index: int) -> None:
         """Put the weights that a round starts from into the model."""
         folder, model = self.folder, self.trainer.model
         self._loaded = None
-        if file_digest(folder.theta0) != self._record["theta0_digest"]:
+        if self._leads and file_digest(folder.theta0) != self._record["theta0_digest"]:
             raise RunFolderError(f"{folder.theta0} has changed since the run began; use another output_dir")
         if index == 0:
             load_weights_(model, folder.theta0)

@@ -90,8 +90,8 @@ class TicketTrainer(Trainer):
         if pruning is not None and not isinstance(pruning, PruningConfig):
             raise TicketsError(f"pruning must be a PruningConfig, not {type(pruning).__name__}")
         super().__init__(*args, **kwargs)
-        if pruning is not None and self.args.world_size > 1:
-            raise TicketsError(f"a search runs in one process for now, not in {self.args.world_size}")
+        if pruning is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise TicketsError("a search runs in one process or under DDP for now, not under FSDP or DeepSpeed")
         self.pruning = pruning
         self.rewind = rewind or RewindConfig()
         self.ticket: Ticket | None = None
@@ -305,9 +305,9 @@ class TicketTrainer(Trainer):
             (checkpoint / MARKER).unlink(missing_ok=True)  # of an earlier run in the same folder
         with self._argument("save_total_limit", None) as limit:
             super()._save_checkpoint(model, trial)
+        if not self.args.save_only_model:  # nothing resumes to the bit without the optimizer
+            write_marker(self, checkpoint, self.seconds)
         if self.args.should_save:
-            if not self.args.save_only_model:  # nothing resumes to the bit without the optimizer
-                write_marker(self, checkpoint, self.seconds)
             # Only now may older checkpoints go: this one is whole.
             rotate_checkpoints(
                 output_dir=str(checkpoint.parent),

@@ -1,0 +1,76 @@
+"""A search in several processes: `torchrun --nproc_per_node 2 processes.py FOLDER [DIE_AT [ROUNDS]]`.
+
+DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from tiny import PruningConfig, bert, search, sentences
+from transformers import TrainerCallback
+
+
+class Die(TrainerCallback):
+    """Ends its process without a word after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Zeros(TrainerCallback):
+    """Says in the first process how many pruned weights were not zero after a step."""
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+        self.revived = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        ticket = self.trainer._rounds.holder.ticket
+        if ticket is not None:
+            weights = dict(kwargs["model"].bert.named_parameters())
+            self.revived += sum(
+                int(weights[name].detach()[~kept].count_nonzero()) for name, kept in ticket.mask.items()
+            )
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    die_at = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 2
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    zeros = Zeros()
+    callbacks = [zeros, *([Die(die_at)] if die_at and rank == processes - 1 else [])]
+    trainer = search(
+        folder,
+        callbacks,
+        model=bert(dropout=0.0),
+        train_dataset=sentences(48),
+        eval_dataset=sentences(12, 60),
+        pruning=PruningConfig(amount=0.4, rounds=rounds),
+        per_device_train_batch_size=8 // processes,
+        gradient_accumulation_steps=2,
+        max_grad_norm=0.05,
+        num_train_epochs=2,
+        save_strategy="steps",
+        save_steps=2,
+        save_total_limit=1,
+        eval_strategy="epoch",
+        weight_decay=0.1,
+    )
+    zeros.trainer = trainer
+    trainer.train()
+    assert trainer.ticket is not None
+    digests = " ".join(rung.digest for rung in trainer.ticket.ladder.rungs)
+    sys.stderr.write(f"rank {rank} of {trainer.args.world_size} revived {zeros.revived} digests {digests}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A search in two processes under DDP: the ranks agree, and one that is killed changes nothing."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import Launch
+from safetensors.torch import load_file
+from tiny import bert, outcome
+
+from hf_tickets import PruningConfig, Ticket, prune
+
+
+def finish(processes: int, *arguments: str | Path) -> list[list[str]]:
+    """Run to the end; return the digests that each rank found."""
+    status, output = Launch(processes, *arguments).wait()
+    assert status == 0, output
+    ranks = re.findall(r"rank (\d) of (\d) revived (\d+) digests (.*)", output)
+    assert len(ranks) == processes, output
+    assert {world for _, world, _, _ in ranks} == {str(processes)}
+    assert {revived for _, _, revived, _ in ranks} == {"0"}
+    return [digests.split() for _, _, _, digests in ranks]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    first, second = finish(2, folder)
+    assert first == second
+    assert first == [rung.digest for rung in Ticket.from_pretrained(folder).ladder.rungs]
+    return folder
+
+
+def without_markers(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "files"}
+
+
+def test_one_process_chooses_the_same_mask_from_the_same_weights(whole: Path, tmp_path: Path) -> None:
+    """A third round, whose mask two processes choose on the weights that are saved here."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    model = bert(dropout=0.0)
+    model.load_state_dict(load_file(folder / "_run/round-02/trained.safetensors"), strict=False)
+    expected = prune(model, PruningConfig(amount=0.4, rounds=3), Ticket.from_pretrained(folder, 0.64).mask)
+    first, second = finish(2, folder, "0", "3")
+    assert first == second
+    assert first[-1] == expected.digest
+
+
+def test_two_processes_train_as_one_does(whole: Path, tmp_path: Path) -> None:
+    """The same batches, so the same weights but for the order of sums; what differs in the masks is printed."""
+    finish(1, tmp_path)
+    ours, theirs = Ticket.from_pretrained(whole), Ticket.from_pretrained(tmp_path)
+    different = [
+        sum(int((mask[name] != other[name]).sum()) for name in mask)
+        for mask, other in zip(ours.masks, theirs.masks, strict=True)
+    ]
+    sys.stdout.write(f"mask entries that differ between one process and two: {different} of {ours.mask.numel}\n")
+    assert max(different) < 0.01 * ours.mask.numel
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_one_process_killed_and_the_same_command_again(whole: Path, tmp_path: Path, steps: int) -> None:
+    status, output = Launch(2, tmp_path, str(steps)).wait()
+    assert status != 0
+    assert "SIGKILL" in output
+    finish(2, tmp_path)
+    assert without_markers(outcome(tmp_path)) == without_markers(outcome(whole))
+
+
+def test_another_number_of_processes_is_refused_before_training(whole: Path) -> None:
+    status, output = Launch(1, whole).wait()
+    assert status != 0
+    assert "processes: 2 → 1" in output
