@@ -1,12 +1,21 @@
 """`AutoTicketModel…`: a base model at its pinned revision, with a ticket applied, in one call."""
 
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from transformers import AutoConfig, AutoModel
 
 from hf_tickets.errors import HubError, TicketFileError
@@ -28,10 +37,23 @@ _BUILD_ERRORS = (
     RuntimeError,
     AssertionError,
     ArithmeticError,
+    StrictDataclassError,
 )
-# Keys by which a configuration can ask for code or weights from elsewhere.
-_UNSAFE = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config", "use_kernels")
-_MOST_LAYERS = 10_000
+# Keys by which a configuration can ask for code or weights from elsewhere, and values that name a place.
+_UNSAFE = (
+    "auto_map",
+    "attn_implementation",
+    "experts_implementation",
+    "quantization_config",
+    "use_kernels",
+    "use_pretrained_backbone",
+)
+_UNSAFE_FOR_TIMM = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+_ADDRESS = re.compile(r"[\w.+-]+:")
+# The largest numbers a configuration may hold, by a part of its key: some are counted up to before a model is built.
+_MOST = {"layer": 10_000, "depth": 10_000, "block": 10_000, "label": 1_000_000, "classes": 1_000_000}
+_MOST_OF_ANYTHING = 1 << 25  # positions of the longest contexts
+_MOST_PARTS = 1_000_000
 
 
 class AutoTicketModel:
@@ -108,11 +130,13 @@ def save_base(ticket: Ticket, folder: Path) -> None:
     """
     if ticket.theta is None or "model_type" not in ticket.config.base_config:
         raise TicketFileError("the ticket names no base model on the Hub and carries none: ask its author for both")
-    values = {name: value for name, value in ticket.config.base_config.items() if _is_safe(name, value)}
+    values = _safe(ticket.config.base_config)
+    carried = sum(tensor.numel() for tensor in ticket.theta.values())
     try:
-        config = AutoConfig.for_model(values.pop("model_type"), **values)
-        _check_size(config, ticket)
         with quiet_transformers():
+            config = AutoConfig.for_model(values.pop("model_type"), **values)
+            with torch.device("meta"), _at_most(2 * carried + 1_000_000):  # poolers and the like are not carried
+                AutoModel.from_config(config, trust_remote_code=False)
             model = AutoModel.from_config(config, trust_remote_code=False)
     except _BUILD_ERRORS as error:
         raise TicketFileError(f"the ticket's base_config makes no model: {error!r:.300}") from None
@@ -120,35 +144,62 @@ def save_base(ticket: Ticket, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _is_safe(name: str, value: Any) -> bool:
-    return not name.startswith("_") and name not in _UNSAFE and not (isinstance(value, str) and "://" in value)
+def _safe(value: Any, name: str = "base_config") -> Any:
+    """Return a configuration without what asks for code or weights from elsewhere.
+
+    Raises:
+        TicketFileError: It asks for sizes that no model has.
+    """
+    if isinstance(value, dict):
+        unsafe = (*_UNSAFE, *_UNSAFE_FOR_TIMM) if name == "model_args" else _UNSAFE
+        return {
+            key: _safe(item, key)
+            for key, item in value.items()
+            if not key.startswith("_") and key not in unsafe and not (isinstance(item, str) and _ADDRESS.match(item))
+        }
+    if isinstance(value, list):
+        return [_safe(item, name) for item in value]
+    most = next((limit for part, limit in _MOST.items() if part in name), _MOST_OF_ANYTHING)
+    if isinstance(value, int) and value > most:
+        raise TicketFileError(f"the ticket's base_config asks for {name} of more than {most:,}")
+    return value
 
 
-def _check_size(config: Any, ticket: Ticket) -> None:
-    """Refuse a configuration of a model far larger than the weights that the ticket carries, before it is built."""
-    if config.model_type == "timm_wrapper":
-        return  # its architectures are timm's, of known sizes
-    if any(
-        "layers" in name and isinstance(value, int) and value > _MOST_LAYERS for name, value in vars(config).items()
-    ):
-        raise TicketFileError(f"the ticket's base_config asks for more than {_MOST_LAYERS:,} layers")
-    with torch.device("meta"), quiet_transformers():
-        size = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
-    carried = sum(tensor.numel() for tensor in (ticket.theta or {}).values())
-    if size > 2 * carried + 1_000_000:  # poolers and the like are not carried
-        raise TicketFileError(f"the ticket's base_config asks for {size:,} weights, and it carries {carried:,}")
+@contextmanager
+def _at_most(weights: int) -> Iterator[None]:
+    """Refuse a model of more weights, or of very many parts, while it is being built."""
+    size, parts, thread = 0, 0, threading.get_ident()
+
+    def count(module: nn.Module, name: str, part: nn.Module | nn.Parameter | None) -> None:
+        nonlocal size, parts
+        if part is None or threading.get_ident() != thread:
+            return
+        size += part.numel() if isinstance(part, nn.Parameter) else 0
+        parts += 1
+        if size > weights or parts > _MOST_PARTS:
+            raise ValueError(f"it is larger than the {weights:,} weights that fit what the ticket carries")
+
+    handles = [register_module_parameter_registration_hook(count), register_module_module_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _load_base(auto_class: Any, ticket: Ticket, where: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
     config = ticket.config
+    # A ticket fits any head: that of the base model may have other classes.
+    kwargs = {"ignore_mismatched_sizes": "num_labels" in kwargs, **kwargs}
     if config.base_model is not None:
         revision = config.base_model_revision or "main"
         with hub_errors(config.base_model, revision, where["token"]):
             try:
                 return auto_class.from_pretrained(config.base_model, revision=revision, **where, **kwargs)
             except (OSError, ValueError) as error:
-                message = str(error).splitlines()[0]
-                raise HubError(f"the base model {config.base_model} cannot be loaded: {message}") from error
+                if isinstance(error.__cause__, HfHubHTTPError):
+                    raise error.__cause__ from None  # transformers' own words leave out the remedy
+                raise HubError(f"the base model {config.base_model} cannot be loaded: {error!s:.600}") from error
     with TemporaryDirectory() as folder:
         save_base(ticket, Path(folder))
         model: nn.Module = auto_class.from_pretrained(folder, **kwargs)

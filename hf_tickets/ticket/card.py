@@ -44,7 +44,8 @@ def save_card(ticket: "Ticket", folder: Path, repo_id: str, tags: Sequence[str] 
     config, metric = ticket.config, metric_name(ticket.config)
     figures = [{"file": LAYERS_FIGURE, "caption": f"remaining weights by layer at {_percent(ticket.sparsity)}"}]
     save_layer_figure(folder / LAYERS_FIGURE, ticket.mask.sparsity_by_layer, ticket.sparsity)
-    points = [(rung["sparsity"], value_of(rung, metric)) for rung in config.rungs if "sparsity" in rung]
+    measured = [rung for rung in config.rungs if isinstance(rung.get("sparsity"), float)]
+    points = [(rung["sparsity"], value_of(rung, metric)) for rung in measured]
     known = [(sparsity, value) for sparsity, value in points if value is not None]
     if metric is not None and len(known) > 1:
         figures.insert(0, {"file": ACCURACY_FIGURE, "caption": "result against remaining weights"})
@@ -97,7 +98,7 @@ def plain(value: Any) -> str:
     Whatever Markdown or HTML could take for syntax becomes a numeric character reference.
     """
     words = " ".join(str(value).split())
-    return re.sub(r"[^\w\s.,:/=%+@-]|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found.group())};", words)
+    return re.sub(r"[^\w\s.,:/=%+@-]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"&#{ord(found.group())};", words)
 
 
 def _metadata(ticket: "Ticket", repo_id: str, tags: Sequence[str]) -> ModelCardData:

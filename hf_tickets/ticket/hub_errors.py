@@ -70,6 +70,10 @@ def hub_errors(repo_id: str, revision: str | None = None, token: str | bool | No
         raise HubError(f"{repo_id}: a file could not be uploaded: {_cause(error.__cause__)}") from None
     except _UNREADABLE as error:
         raise HubError(f"{repo_id}: {_cause(error)}") from None
+    except ValueError as error:
+        if not isinstance(error.__cause__, HfHubHTTPError):
+            raise
+        raise HubError(f"{repo_id}: the Hub refuses the card: {' '.join(str(error).split())[:200]}") from None
     except OSError as error:
         if "Consistency check failed" not in str(error):
             raise
@@ -82,7 +86,7 @@ def _missing(error: EntryNotFoundError) -> str:
     return f"it has no {found.group(1)}" if found else _line(error)
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException | None) -> str:
     if isinstance(error, HfHubHTTPError):
         return _status(error)
     if isinstance(error, _UNREADABLE):

@@ -5,6 +5,7 @@ from typing import Any
 from hf_tickets.ticket.config import TicketConfig
 
 _LOWER_IS_BETTER = ("loss", "perplexity")
+_TOO_LARGE = 1e300
 _NOT_RESULTS = ("runtime", "_per_second", "_preparation_time", "epoch", "_samples", "_steps")
 
 
@@ -73,4 +74,5 @@ def last_matching(config: TicketConfig) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is a finite number; a stranger's may have hundreds of digits."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune
+from hf_tickets.ticket import card
 from hf_tickets.ticket.base import base_fields
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.theta import backbone_digest
@@ -52,7 +54,17 @@ def masks(sparsities: tuple[float, ...] = SPARSITIES, criterion: str = "magnitud
     return made
 
 
-def provenance(rungs: list[Mask], **fields: Any) -> TicketConfig:
+def draw_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pictures be a few bytes: drawing them is most of the time that a push takes."""
+
+    def draw(path: Path, *_: Any) -> None:
+        path.write_bytes(b"\x89PNG")
+
+    monkeypatch.setattr(card, "save_layer_figure", draw)
+    monkeypatch.setattr(card, "save_accuracy_figure", draw)
+
+
+def provenance(rungs: list[Mask], /, **fields: Any) -> TicketConfig:
     """What a search would record of these rungs: the first two match the dense model."""
     config = TicketConfig(
         base_model=BASE,
