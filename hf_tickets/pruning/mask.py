@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_tickets.errors import PruningError
 from hf_tickets.pruning.scope import named_weights
+from hf_tickets.pruning.shards import cut, local
 
 if TYPE_CHECKING:
     from typing import Self
@@ -151,7 +152,7 @@ class Mask(Mapping[str, Tensor]):
                     f"{name} has shape {tuple(weight.shape)}, its mask {tuple(self[name].shape)}: another model"
                 )
         for name, weight in weights.items():
-            zero_pruned_(weight, bit_pattern(self[name].to(weight.device)))
+            zero_pruned_(weight, bit_pattern(cut(self[name], weight).to(weight.device)))
 
     def _combine(self, other: "Mask", operation: Callable[[Tensor, Tensor], Tensor]) -> "Mask":
         if self.shapes != other.shapes:
@@ -179,7 +180,7 @@ def zero_pruned_(values: Tensor, pattern: Tensor) -> None:
     -0.0 nor NaN.
 
     Args:
-        values: Float tensor of 16, 32 or 64 bits.
-        pattern: What `bit_pattern` gave for a mask of the same shape, on the same device.
+        values: Float tensor of 16, 32 or 64 bits; of one that is spread over processes, the part here is changed.
+        pattern: What `bit_pattern` gave for a mask of the same shape (`shards.cut` to the part), on the same device.
     """
-    values.detach().view(_INTEGERS[values.element_size()]).bitwise_and_(pattern)
+    local(values.detach()).view(_INTEGERS[values.element_size()]).bitwise_and_(pattern)

@@ -14,6 +14,7 @@ from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.parallel import share_out
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights
+from hf_tickets.pruning.shards import Team, assemble, cut, first_entry, local
 from hf_tickets.pruning.threshold import PRUNED, SAMPLE, all_finite, order_keys, threshold
 
 # Entries worked on at once: small enough for a core's cache, large enough to hide the cost of a call.
@@ -88,11 +89,16 @@ def _next_sparsity(config: PruningConfig, mask: Mask | None) -> float:
 
 
 class _Ranking:
-    """The weights that compete with each other, read as blocks of order keys."""
+    """The weights that compete with each other, read as blocks of order keys.
+
+    Where they are spread over processes, each reads its own part, and only counts are exchanged.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor], config: PruningConfig, mask: Mask | None) -> None:
-        self._weights = {name: weight.detach().reshape(-1) for name, weight in weights.items()}
-        self._shapes = {name: weight.shape for name, weight in weights.items()}
+        self._whole = {name: weight.detach() for name, weight in weights.items()}
+        self._weights = {name: local(weight).reshape(-1) for name, weight in self._whole.items()}
+        self._first = {name: first_entry(weight) for name, weight in self._whole.items()}
+        self._team = Team(self._whole.values())
         self._criterion = CRITERIA[config.criterion]
         self._seed = config.pruning_seed
         self._mask = mask
@@ -102,30 +108,49 @@ class _Ranking:
         blocks = [(name, start) for name in self._weights for start in self._starts(name)]
         first_kept, ties = PRUNED, 0
         if group.pruned:
-            total = sum(weight.numel() for weight in self._weights.values())
+            total = sum(weight.numel() for weight in self._whole.values())
             reads = [partial(self._read, name, start) for name, start in blocks]
-            first_kept, ties = threshold(reads, self._sample(total), group.pruned, total)
+            first_kept, ties = threshold(reads, self._sample(total), group.pruned, total, self._team.sum_)
         kept = {
             name: torch.empty(weight.numel(), dtype=torch.bool, device=weight.device)
             for name, weight in self._weights.items()
         }
 
-        def cut(queue: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
-            """Write the flags of blocks; return the blocks that hold ties."""
-            tied = []
+        def cut_off(queue: Iterator[tuple[str, int]]) -> dict[tuple[str, int], int]:
+            """Write the flags of blocks; return how many ties each holds that holds any."""
+            tied = {}
             for name, start in queue:
                 keys = self._read(name, start)
                 torch.ge(keys, first_kept, out=kept[name][start : start + keys.numel()])
-                if ties and bool((keys == first_kept).any()):
-                    tied.append((name, start))
+                count = int((keys == first_kept).count_nonzero()) if ties else 0
+                if count:
+                    tied[name, start] = count
             return tied
 
-        tied = {block for part in share_out(cut, blocks) for block in part}
-        for name, start in [block for block in blocks if block in tied]:
-            where = (self._read(name, start) == first_kept).nonzero().reshape(-1)[:ties]
-            kept[name][start + where] = False
-            ties -= where.numel()
-        return {name: flags.reshape(self._shapes[name]) for name, flags in kept.items()}
+        tied: dict[tuple[str, int], int] = {}
+        for part in share_out(cut_off, blocks):
+            tied |= part
+        for name, quota in self._quotas(tied, ties).items():
+            for start in (start for start in self._starts(name) if (name, start) in tied):
+                where = (self._read(name, start) == first_kept).nonzero().reshape(-1)[:quota]
+                kept[name][start + where] = False
+                quota -= where.numel()
+        return {name: assemble(kept[name].reshape(local(weight).shape), weight) for name, weight in self._whole.items()}
+
+    def _quotas(self, tied: Mapping[tuple[str, int], int], ties: int) -> dict[str, int]:
+        """Say how many of the ties in each weight's part go: the first in parameter order and flat index."""
+        if not ties:
+            return {}
+        own = dict.fromkeys(self._weights, 0)
+        for (name, _), count in tied.items():
+            own[name] += count
+        quotas: dict[str, int] = {}
+        everyone = self._team.collect(own)
+        for name in self._weights:
+            before = sum(part[name] for part in everyone[: self._team.rank])
+            quotas[name] = min(max(0, ties - before), own[name])
+            ties -= min(ties, sum(part[name] for part in everyone))
+        return quotas
 
     def _starts(self, name: str) -> range:
         weight = self._weights[name]
@@ -136,22 +161,36 @@ class _Ranking:
         return self._block_keys(name, slice(start, start + size))
 
     def _sample(self, total: int) -> Tensor:
-        """Every n-th key over all weights, as if they were one tensor."""
-        step, offset, sample = max(1, total // SAMPLE), 0, []
-        for name, weight in self._weights.items():
-            if offset < weight.numel():
-                sample.append(self._block_keys(name, slice(offset, weight.numel(), step)).cpu())
-            offset = (offset - weight.numel()) % step
-        return torch.cat(sample)
+        """Every n-th key over all weights, as if they were one tensor.
+
+        Raises:
+            PruningError: A process found weights that are not finite; all raise then, and none waits for the others.
+        """
+        step, offset, sample, error = max(1, total // SAMPLE), 0, [], ""
+        try:
+            for name, weight in self._weights.items():
+                for start in self._starts(name) if self._team.spread else ():
+                    self._read(name, start)
+                if offset < weight.numel():
+                    sample.append(self._block_keys(name, slice(offset, weight.numel(), step)).cpu())
+                offset = (offset - weight.numel()) % step
+        except PruningError as found:
+            error = str(found)
+        everyone = self._team.collect((error, torch.cat(sample) if sample and not error else torch.empty(0).int()))
+        for message, _ in everyone:
+            if message:
+                raise PruningError(message)
+        return torch.cat([keys for _, keys in everyone])
 
     def _block_keys(self, name: str, where: slice) -> Tensor:
-        block = Block(name, self._weights[name][where], where.start, where.step or 1, self._seed)
+        first = self._first[name]
+        block = Block(name, self._weights[name][where], first + where.start, where.step or 1, self._seed)
         scores = self._criterion(block)
         keys = order_keys(scores)
         # Scores that are floats are NaN where weights are; whole numbers, such as random ones, hide it.
         if not (all_finite(keys) and (scores.is_floating_point() or bool(block.weights.isfinite().all()))):
             raise PruningError(f"{name} holds NaN or infinity: the training diverged; nothing was pruned")
         if self._mask is not None:
-            kept = self._mask[name].reshape(-1)[where].to(keys.device)
+            kept = cut(self._mask[name], self._whole[name]).reshape(-1)[where].to(keys.device)
             keys = torch.where(kept, keys, PRUNED)
         return keys

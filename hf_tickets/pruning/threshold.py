@@ -47,7 +47,13 @@ def all_finite(keys: Tensor) -> bool:
     return int(low) >= -LIMIT and int(high) < LIMIT
 
 
-def threshold(keys: Sequence[Read], sample: Tensor, count: int, total: int) -> tuple[int, int]:
+def threshold(
+    keys: Sequence[Read],
+    sample: Tensor,
+    count: int,
+    total: int,
+    add_up: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> tuple[int, int]:
     """Find where to cut so that exactly `count` entries fall below.
 
     Args:
@@ -55,16 +61,17 @@ def threshold(keys: Sequence[Read], sample: Tensor, count: int, total: int) -> t
         sample: Keys of some of the entries, at least one, evenly spread.
         count: How many entries are to be pruned, 1 to `total`.
         total: How many entries there are.
+        add_up: Adds up counts over the processes that hold the entries between them (default: this one holds all).
 
     Returns:
         A key t, and how many of the entries equal to t are to be pruned with all those below t, so that
         exactly `count` are.
     """
     low, high = _bracket(sample, count / total)
-    below, counts, shift = _histogram(keys, low, high)
+    below, counts, shift = _histogram(keys, low, high, add_up)
     if not below < count <= below + int(counts.sum()):
         low, high = PRUNED, LIMIT
-        below, counts, shift = _histogram(keys, low, high)
+        below, counts, shift = _histogram(keys, low, high, add_up)
     while True:
         reached = below + counts.cumsum(0)
         index = int((reached < count).sum())
@@ -74,7 +81,7 @@ def threshold(keys: Sequence[Read], sample: Tensor, count: int, total: int) -> t
             ties = count - below
             return (low + 1, 0) if ties == int(counts[index]) else (low, ties)
         high = min(high, low + (1 << shift))
-        below, counts, shift = _histogram(keys, low, high)
+        below, counts, shift = _histogram(keys, low, high, add_up)
 
 
 def _bracket(sample: Tensor, share: float) -> tuple[int, int]:
@@ -88,25 +95,28 @@ def _bracket(sample: Tensor, share: float) -> tuple[int, int]:
     return low, max(high, low + 1)
 
 
-def _histogram(keys: Sequence[Read], low: int, high: int) -> tuple[int, Tensor, int]:
+def _histogram(
+    keys: Sequence[Read], low: int, high: int, add_up: Callable[[Tensor], Tensor]
+) -> tuple[int, Tensor, int]:
     """Count the keys below `low`, and those in [low, high) by bins of 2^shift keys."""
     shift = max(0, (high - low - 1).bit_length() - _BINS_BITS)
     bins = ((high - low - 1) >> shift) + 1
 
-    def count(reads: Iterator[Read]) -> tuple[int, Tensor]:
-        below, counts = 0, torch.zeros(bins, dtype=torch.int64)
+    def count(reads: Iterator[Read]) -> Tensor:
+        """Return the counts of the bins, and last the number below."""
+        counts = torch.zeros(bins + 1, dtype=torch.int64)
         for read in reads:
             block = read()
             counts = counts.to(block.device)
             under = block < low
-            below += int(torch.count_nonzero(under))
+            counts[-1] += torch.count_nonzero(under)
             inside = block[(block < high).logical_xor_(under)]
             where = (inside.long() - low) >> shift
             counts.scatter_add_(0, where, torch.ones_like(where))
-        return below, counts.cpu()
+        return counts
 
-    parts = share_out(count, keys)
-    total = parts[0][1]
-    for _, counts in parts[1:]:
-        total += counts
-    return sum(below for below, _ in parts), total, shift
+    first, *others = share_out(count, keys) if keys else [torch.zeros(bins + 1, dtype=torch.int64)]
+    for counts in others:
+        first += counts
+    total = add_up(first).cpu()
+    return int(total[-1]), total[:-1], shift

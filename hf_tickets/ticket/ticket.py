@@ -14,6 +14,7 @@ from hf_tickets.paths import is_local
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
 from hf_tickets.pruning.scope import prunable_weights, unwrap
+from hf_tickets.pruning.shards import cut
 from hf_tickets.ticket.base import Verify, describe_base, verify_base
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import LADDER_FILE, Ladder
@@ -280,7 +281,8 @@ class Ticket:
         for target, value in self._theta_for(model, report, strict).items():
             target.copy_(value)
         for name, entry in report.matched.items():
-            zero_pruned_(parameters[name], bit_pattern(mask[entry].to(parameters[name].device)))
+            pattern = bit_pattern(cut(mask[entry], parameters[name]).to(parameters[name].device))
+            zero_pruned_(parameters[name], pattern)
         logger.info("ticket of sparsity %.4f applied: %s", self.sparsity, report)
         return report
 

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
+from hf_tickets.pruning.shards import cut
 from hf_tickets.ticket.matching import canonical_parameters
 from hf_tickets.ticket.ticket import Ticket
 
@@ -82,7 +83,7 @@ class MaskHolder(TrainerCallback):
         parameters = canonical_parameters(model)
         for name, entry in report.matched.items():
             parameter = parameters[name]
-            pattern = bit_pattern(mask[entry].to(parameter.device))
+            pattern = bit_pattern(cut(mask[entry], parameter).to(parameter.device))
             self._held.append((parameter, pattern))
             if parameter.requires_grad:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(_gradient_mask(pattern)))

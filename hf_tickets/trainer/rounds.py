@@ -60,12 +60,12 @@ class KeepStep(TrainerCallback):
         step = self.rewind.step(state.max_steps)
         if step > state.max_steps:
             raise PruningError(f"rewind_step is {step}, but a round has {state.max_steps} steps; use a smaller one")
-        if step == 0 and state.global_step == 0 and state.is_world_process_zero:  # a share of less than half a step
-            save_weights(kwargs["model"], self.path)
+        if step == 0 and state.global_step == 0:  # a share of less than half a step
+            save_weights(kwargs["model"], self.path, state.is_world_process_zero)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step == self.rewind.step(state.max_steps) and state.is_world_process_zero:
-            save_weights(kwargs["model"], self.path)
+        if state.global_step == self.rewind.step(state.max_steps):
+            save_weights(kwargs["model"], self.path, state.is_world_process_zero)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -143,8 +143,7 @@ class Rounds:
             self._callback_states = callback_states(self.trainer)
         self._wait()  # nothing is written before all have read
         if record is None:
-            if self._leads:
-                save_weights(self.trainer.model, folder.theta0)
+            save_weights(self.trainer.model, folder.theta0, self._leads)
             self._wait()
             self._check_shared()
             self._record["theta0_digest"] = file_digest(folder.theta0)
@@ -212,8 +211,7 @@ class Rounds:
             seconds = trainer.seconds
             metrics = self._evaluate()
         self._loaded = index
-        if self._leads:
-            save_weights(trainer.model, folder.trained(index))
+        save_weights(trainer.model, folder.trained(index), self._leads)
         result = RoundResult(
             round=index,
             sparsity=mask.sparsity if mask is not None else 0.0,

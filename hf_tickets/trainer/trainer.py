@@ -90,8 +90,8 @@ class TicketTrainer(Trainer):
         if pruning is not None and not isinstance(pruning, PruningConfig):
             raise TicketsError(f"pruning must be a PruningConfig, not {type(pruning).__name__}")
         super().__init__(*args, **kwargs)
-        if pruning is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise TicketsError("a search runs in one process or under DDP for now, not under FSDP or DeepSpeed")
+        if pruning is not None and self.is_deepspeed_enabled:
+            raise TicketsError("a search runs in one process, under DDP or under FSDP2 for now, not under DeepSpeed")
         self.pruning = pruning
         self.rewind = rewind or RewindConfig()
         self.ticket: Ticket | None = None

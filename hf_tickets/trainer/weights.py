@@ -5,24 +5,51 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_model
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import replacing
-from hf_tickets.pruning.scope import unwrap
+from hf_tickets.pruning.scope import plain_name, unwrap
+from hf_tickets.pruning.shards import local, rows
 from hf_tickets.ticket.theta import backbone_state, state_digest
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, leads: bool = True) -> None:
     """Write every parameter and buffer of a model, tied ones once.
 
     Args:
-        model: Any module, wrapped or not.
+        model: Any module, wrapped or not. Where its weights are spread over processes, every process must call
+            this; one tensor at a time is made whole.
         path: File to write; it appears whole or not at all.
+        leads: Whether this process writes; the others hold no more than one whole tensor.
     """
-    with replacing(path) as temporary:
-        save_model(unwrap(model), str(temporary))
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in unwrap(model).state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        detached = tensor.detach()
+        whole = detached.full_tensor() if isinstance(detached, DTensor) else detached
+        if leads:
+            tensors[plain_name(name)] = whole.cpu().contiguous()
+    if leads:
+        with replacing(path) as temporary:
+            save_file(_unshared(tensors), temporary, metadata={"format": "pt"})
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy what shares memory with another tensor, which safetensors does not take."""
+    storages: set[int] = set()
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        result[name] = tensor if whole and storage not in storages else tensor.clone()
+        storages.add(storage)
+    return result
 
 
 @torch.no_grad()
@@ -30,14 +57,15 @@ def load_weights_(model: nn.Module, path: Path, choose: Callable[[str], bool] = 
     """Read weights back into a model in place, one tensor at a time from the memory-mapped file.
 
     Args:
-        model: The model that `save_weights` wrote, or one like it.
+        model: The model that `save_weights` wrote, or one like it; of weights that are spread over processes, each
+            reads its own rows.
         path: File to read.
         choose: Which names to read (default: all).
 
     Raises:
         RunFolderError: The file is missing or damaged, or was written from another model.
     """
-    state = unwrap(model).state_dict(keep_vars=True)
+    state = {plain_name(name): tensor for name, tensor in unwrap(model).state_dict(keep_vars=True).items()}
     try:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if choose(name)]  # noqa: SIM118 (not a mapping)
@@ -45,7 +73,9 @@ def load_weights_(model: nn.Module, path: Path, choose: Callable[[str], bool] = 
             if unknown:
                 raise RunFolderError(f"{path} holds {unknown[0]}, which this model lacks: another model's run folder")
             for name in names:
-                state[name].detach().copy_(file.get_tensor(name))
+                target = state[name].detach()
+                spread = isinstance(target, DTensor)
+                local(target).copy_(file.get_slice(name)[rows(target)] if spread else file.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from None
 

@@ -1,6 +1,7 @@
-"""A search in several processes: `torchrun --nproc_per_node 2 processes.py FOLDER [DIE_AT [ROUNDS]]`.
+"""A search in several processes: `torchrun --nproc_per_node 2 processes.py FOLDER [DIE_AT [ROUNDS [BACKEND]]]`.
 
 DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never.
+BACKEND is ddp or fsdp2.
 """
 
 import os
@@ -9,8 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tiny import PruningConfig, bert, search, sentences
-from transformers import TrainerCallback
+from accelerate.state import DistributedType, PartialState
+from tiny import PruningConfig, TicketTrainer, arguments, bert, sentences
+from transformers import TrainerCallback, TrainingArguments
+
+from hf_tickets.pruning.shards import cut, local
 
 
 class Die(TrainerCallback):
@@ -36,25 +40,32 @@ class Zeros(TrainerCallback):
         ticket = self.trainer._rounds.holder.ticket
         if ticket is not None:
             weights = dict(kwargs["model"].bert.named_parameters())
-            self.revived += sum(
-                int(weights[name].detach()[~kept].count_nonzero()) for name, kept in ticket.mask.items()
-            )
+            pruned = [local(weights[name].detach())[~cut(kept, weights[name])] for name, kept in ticket.mask.items()]
+            self.revived += sum(int(values.count_nonzero()) for values in pruned)
+
+
+def arguments_for(backend: str, folder: Path, **changes: Any) -> TrainingArguments:
+    """Training arguments for a backend."""
+    if backend == "ddp":
+        return arguments(folder, **changes)
+    wrapped = {"version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]}
+    args = arguments(folder, fsdp=True, fsdp_config=wrapped, **changes)
+    # Accelerate takes FSDP for what GPUs do; nothing else keeps it from the CPU.
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return args
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     die_at = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 2
+    backend = sys.argv[4] if len(sys.argv) > 4 else "ddp"
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     zeros = Zeros()
     callbacks = [zeros, *([Die(die_at)] if die_at and rank == processes - 1 else [])]
-    trainer = search(
+    args = arguments_for(
+        backend,
         folder,
-        callbacks,
-        model=bert(dropout=0.0),
-        train_dataset=sentences(48),
-        eval_dataset=sentences(12, 60),
-        pruning=PruningConfig(amount=0.4, rounds=rounds),
         per_device_train_batch_size=8 // processes,
         gradient_accumulation_steps=2,
         max_grad_norm=0.05,
@@ -64,6 +75,14 @@ def main() -> None:
         save_total_limit=1,
         eval_strategy="epoch",
         weight_decay=0.1,
+    )
+    trainer = TicketTrainer(
+        bert(dropout=0.0),
+        args,
+        train_dataset=sentences(48),
+        eval_dataset=sentences(12, 60),
+        pruning=PruningConfig(amount=0.4, rounds=rounds),
+        callbacks=callbacks,
     )
     zeros.trainer = trainer
     trainer.train()

@@ -1,10 +1,9 @@
-"""A search in two processes under DDP: the ranks agree, and one that is killed changes nothing."""
+"""A search in two processes under DDP and FSDP2: the ranks agree, and one that is killed changes nothing."""
 
 import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from launching import Launch
@@ -25,51 +24,62 @@ def finish(processes: int, *arguments: str | Path) -> list[list[str]]:
     return [digests.split() for _, _, _, digests in ranks]
 
 
+@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
-    first, second = finish(2, folder)
+    folder = tmp_path_factory.mktemp(backend)
+    first, second = finish(2, folder, "0", "2", backend)
     assert first == second
-    assert first == [rung.digest for rung in Ticket.from_pretrained(folder).ladder.rungs]
+    assert first == [rung.digest for rung in Ticket.from_pretrained(folder, 0.64).ladder.rungs]
     return folder
 
 
-def without_markers(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name != "files"}
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same search in one process, with the same batches."""
+    folder = tmp_path_factory.mktemp("alone")
+    finish(1, folder)
+    return folder
 
 
-def test_one_process_chooses_the_same_mask_from_the_same_weights(whole: Path, tmp_path: Path) -> None:
+def test_one_process_chooses_the_same_mask_from_the_same_weights(whole: Path, backend: str, tmp_path: Path) -> None:
     """A third round, whose mask two processes choose on the weights that are saved here."""
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     model = bert(dropout=0.0)
     model.load_state_dict(load_file(folder / "_run/round-02/trained.safetensors"), strict=False)
     expected = prune(model, PruningConfig(amount=0.4, rounds=3), Ticket.from_pretrained(folder, 0.64).mask)
-    first, second = finish(2, folder, "0", "3")
+    first, second = finish(2, folder, "0", "3", backend)
     assert first == second
     assert first[-1] == expected.digest
 
 
-def test_two_processes_train_as_one_does(whole: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does(whole: Path, alone: Path, backend: str) -> None:
     """The same batches, so the same weights but for the order of sums; what differs in the masks is printed."""
-    finish(1, tmp_path)
-    ours, theirs = Ticket.from_pretrained(whole), Ticket.from_pretrained(tmp_path)
+    ours, theirs = (Ticket.from_pretrained(folder, 0.64) for folder in (whole, alone))
     different = [
         sum(int((mask[name] != other[name]).sum()) for name in mask)
         for mask, other in zip(ours.masks, theirs.masks, strict=True)
     ]
-    sys.stdout.write(f"mask entries that differ between one process and two: {different} of {ours.mask.numel}\n")
+    sys.stdout.write(f"mask entries that differ between one process and two under {backend}: {different}\n")
     assert max(different) < 0.01 * ours.mask.numel
+    ends = [load_file(folder / "_run/round-02/trained.safetensors") for folder in (whole, alone)]
+    assert ends[0].keys() == ends[1].keys()
+    assert max(float((ends[0][name] - ends[1][name]).abs().max()) for name in ends[0]) < 1e-4
 
 
 @pytest.mark.parametrize("steps", [3, 9])
-def test_one_process_killed_and_the_same_command_again(whole: Path, tmp_path: Path, steps: int) -> None:
-    status, output = Launch(2, tmp_path, str(steps)).wait()
+def test_one_process_killed_and_the_same_command_again(whole: Path, backend: str, tmp_path: Path, steps: int) -> None:
+    status, output = Launch(2, tmp_path, str(steps), "2", backend).wait()
     assert status != 0
     assert "SIGKILL" in output
-    finish(2, tmp_path)
-    assert without_markers(outcome(tmp_path)) == without_markers(outcome(whole))
+    finish(2, tmp_path, "0", "2", backend)
+    assert outcome(tmp_path) == outcome(whole)
 
 
 def test_another_number_of_processes_is_refused_before_training(whole: Path) -> None:
