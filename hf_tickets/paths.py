@@ -13,6 +13,14 @@ def is_local(value: str) -> bool:
     return _is_rooted(value) or "\\" in value or _exists(value)
 
 
+def is_folder(value: str | Path) -> bool:
+    """Whether there is a folder of this name; a text too long for a name is none."""
+    try:
+        return Path(value).is_dir()
+    except OSError:
+        return False
+
+
 def without_paths(value: Any) -> Any:
     """Return a JSON value in which each path of this machine is only the name at its end."""
     if isinstance(value, dict):

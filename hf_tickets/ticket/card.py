@@ -1,7 +1,7 @@
 """The card of a ticket: `README.md` with metadata that the Hub reads, and the ticket's pictures."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,9 @@ _PIPELINES = {
 }
 
 
-def save_card(ticket: "Ticket", folder: Path, repo_id: str, tags: Sequence[str] = ()) -> None:
+def save_card(
+    ticket: "Ticket", folder: Path, repo_id: str, tags: Sequence[str] = (), with_figures: bool = True
+) -> None:
     """Write the card of a ticket and its pictures.
 
     Args:
@@ -40,17 +42,23 @@ def save_card(ticket: "Ticket", folder: Path, repo_id: str, tags: Sequence[str] 
         folder: Where the ticket lies.
         repo_id: Where it will lie on the Hub.
         tags: More tags.
+        with_figures: Whether to draw the pictures.
     """
+    figures = list(_draw(ticket, folder)) if with_figures else []
+    make_card(ticket, repo_id, tags, figures).save(folder / CARD_FILE)
+
+
+def _draw(ticket: "Ticket", folder: Path) -> Iterator[dict[str, str]]:
+    """Draw the ticket's pictures; yield file and caption of each."""
     config, metric = ticket.config, metric_name(ticket.config)
-    figures = [{"file": LAYERS_FIGURE, "caption": f"remaining weights by layer at {_percent(ticket.sparsity)}"}]
-    save_layer_figure(folder / LAYERS_FIGURE, ticket.mask.sparsity_by_layer, ticket.sparsity)
     measured = [rung for rung in config.rungs if isinstance(rung.get("sparsity"), float)]
     points = [(rung["sparsity"], value_of(rung, metric)) for rung in measured]
     known = [(sparsity, value) for sparsity, value in points if value is not None]
     if metric is not None and len(known) > 1:
-        figures.insert(0, {"file": ACCURACY_FIGURE, "caption": "result against remaining weights"})
         save_accuracy_figure(folder / ACCURACY_FIGURE, {"ticket": known}, metric, value_of(config.dense, metric))
-    make_card(ticket, repo_id, tags, figures).save(folder / CARD_FILE)
+        yield {"file": ACCURACY_FIGURE, "caption": "result against remaining weights"}
+    save_layer_figure(folder / LAYERS_FIGURE, ticket.mask.sparsity_by_layer, ticket.sparsity)
+    yield {"file": LAYERS_FIGURE, "caption": f"remaining weights by layer at {_percent(ticket.sparsity)}"}
 
 
 def make_card(

@@ -18,7 +18,7 @@ from hf_tickets.ticket.config import CONFIG_FILE
 from hf_tickets.ticket.hub_errors import hub_errors
 from hf_tickets.ticket.ladder import LADDER_FILE
 from hf_tickets.ticket.publishing import publishable
-from hf_tickets.ticket.tags import rung_tags
+from hf_tickets.ticket.tags import is_rung_tag, rung_tags
 from hf_tickets.ticket.theta import THETA_FILE
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def push(
             _tag(api, repo_id, rung_tags(ready.sparsities)[0], commit.oid)
         elif on_main:
             for tag, rung in _rungs(ready):
-                _push_rung(api, repo_id, tag, _write(rung, Path(temporary) / tag, repo_id, tags))
+                _push_rung(api, repo_id, tag, _write(rung, Path(temporary) / tag, repo_id, tags, figures=False))
+        if on_main:
+            _delete_other_tags(api, repo_id, rung_tags(ready.sparsities))
     logger.info("ticket pushed: %s", commit.commit_url)
     return commit
 
@@ -78,9 +80,9 @@ def _rungs(ticket: "Ticket") -> "list[tuple[str, Ticket]]":
     return [(tag, ticket.at(sparsity).rung(theta=True)) for tag, sparsity in zip(tags, ticket.sparsities, strict=True)]
 
 
-def _write(ticket: "Ticket", folder: Path, repo_id: str, tags: Sequence[str]) -> Path:
+def _write(ticket: "Ticket", folder: Path, repo_id: str, tags: Sequence[str], figures: bool = True) -> Path:
     ticket.save_pretrained(folder)
-    save_card(ticket, folder, repo_id, tags)
+    save_card(ticket, folder, repo_id, tags, figures)
     return folder
 
 
@@ -118,6 +120,13 @@ def _tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
     if tag in there:
         api.delete_tag(repo_id, tag=tag)
     api.create_tag(repo_id, tag=tag, revision=commit)
+
+
+def _delete_other_tags(api: HfApi, repo_id: str, tags: Sequence[str]) -> None:
+    """Delete the tags of rungs that an earlier ticket had and this one has not."""
+    for ref in api.list_repo_refs(repo_id).tags:
+        if ref.name not in tags and is_rung_tag(ref.name):
+            api.delete_tag(repo_id, tag=ref.name)
 
 
 def _is_there(api: HfApi, repo_id: str, tag: str, folder: Path) -> bool:

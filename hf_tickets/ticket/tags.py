@@ -1,5 +1,6 @@
 """Names of the Hub's tags under which a ticket's rungs lie."""
 
+import re
 from collections.abc import Sequence
 
 
@@ -14,3 +15,8 @@ def rung_tags(sparsities: Sequence[float]) -> list[str]:
         name if short.count(name) == 1 else f"sparsity-{value:.4f}"
         for name, value in zip(short, sparsities, strict=True)
     ]
+
+
+def is_rung_tag(name: str) -> bool:
+    """Whether a tag is one that `rung_tags` makes."""
+    return re.fullmatch(r"sparsity-\d\.\d{2}(\d{2})?", name) is not None

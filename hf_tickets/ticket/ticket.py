@@ -10,7 +10,7 @@ from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 
 from hf_tickets.errors import PruningError, SparsityError, TicketFileError, TicketMismatchError
-from hf_tickets.paths import is_local
+from hf_tickets.paths import is_folder, is_local
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
 from hf_tickets.pruning.scope import prunable_weights, unwrap
@@ -162,7 +162,7 @@ class Ticket:
             SparsityError: There is no rung at that sparsity; the message lists the rungs.
         """
         path = Path(source, subfolder)
-        if not Path(source).is_dir():
+        if not is_folder(source):
             if is_local(str(source)):
                 raise TicketFileError(f"there is no folder {source}")
             path = pull(

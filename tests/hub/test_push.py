@@ -81,7 +81,7 @@ def test_each_rung_lies_alone_under_its_tag_and_is_cheaper(hub: Hub, tmp_path: P
     assert [mask.digest for mask in rung.masks] == [masks()[which].digest]
     assert [known["sparsity"] for known in rung.config.rungs] == [masks()[which].sparsity]
     assert rung.config.base_model_revision == ticket.config.base_model_revision
-    assert on_hub(hub, TAGS[which]) == FILES - {"accuracy.png"}  # a curve of one point is none
+    assert on_hub(hub, TAGS[which]) == FILES - {"accuracy.png", "layers.png"}  # main has the pictures
 
 
 def test_the_ladder_of_the_last_rungs_is_not_under_the_first_tag(hub: Hub) -> None:
@@ -151,6 +151,19 @@ def test_a_ticket_of_one_rung_has_its_tag_on_the_commit_of_main(hub: Hub, tmp_pa
     ticket_on(hub).push_to_hub(NAME)
     for tag, mask in zip(TAGS, masks(), strict=True):
         assert [known.digest for known in pulled(tmp_path, revision=tag).masks] == [mask.digest]
+
+
+def test_tags_of_rungs_that_are_no_more_go(hub: Hub) -> None:
+    """A stranger must not get a rung of the ticket before under this one's name; other tags are left alone."""
+    ticket = ticket_on(hub)
+    ticket.push_to_hub(NAME)
+    HfApi().create_tag(NAME, tag="paper")
+    Ticket(masks()[:2], ticket.config).push_to_hub(NAME)
+    assert {name for name in hub.references(NAME) if "/tags/" in name} == {
+        "refs/tags/sparsity-0.50",
+        "refs/tags/sparsity-0.70",
+        "refs/tags/paper",
+    }
 
 
 def test_files_of_the_ticket_that_was_there_before_go_and_those_of_others_stay(hub: Hub, tmp_path: Path) -> None:
