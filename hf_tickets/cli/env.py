@@ -8,7 +8,7 @@ from typing import Any
 
 _LIBRARIES = (
     "hf_tickets", "torch", "torchvision", "transformers", "accelerate", "datasets", "evaluate", "huggingface_hub",
-    "safetensors", "timm", "numpy", "scikit-learn", "deepspeed", "peft", "trl",
+    "safetensors", "timm", "numpy", "scikit-learn", "deepspeed", "peft", "trl", "sentence-transformers",
 )  # fmt: skip
 
 

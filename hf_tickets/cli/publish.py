@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from hf_tickets.ticket.ticket import Ticket
@@ -93,17 +93,9 @@ def load_manifest(path: Path) -> Manifest:
     Raises:
         RecipeError: The file cannot be read, or a key or value is wrong.
     """
-    import yaml
-
     from hf_tickets.errors import RecipeError
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    manifest = _build(Manifest, values, str(path))
+    manifest = _build(Manifest, _read(path), str(path))
     if not isinstance(manifest.tickets, list) or not manifest.tickets:
         raise RecipeError(f"{path}: tickets must be a list of at least one ticket, each with repo and folder")
     entries = [_build(Entry, entry, f"{path}: ticket {index + 1}") for index, entry in enumerate(manifest.tickets)]
@@ -122,15 +114,23 @@ def _build(kind: type, values: Any, where: str) -> Any:
     unknown = [key for key in values if key not in known]
     if unknown:
         raise RecipeError(f"{where}: {unknown[0]}: unknown key; the keys are {', '.join(known)}")
-    try:
-        return kind(**values)
-    except TypeError:
-        missing = [name for name in ("tickets", "repo", "folder") if name in known and name not in values]
-        raise RecipeError(f"{where}: {' and '.join(missing)} missing") from None
+    missing = [name for name in ("tickets", "repo", "folder") if name in known and name not in values]
+    if missing:
+        raise RecipeError(f"{where}: {' and '.join(missing)} missing")
+    for name, value in values.items():
+        expected = get_type_hints(kind)[name]
+        if name != "tickets" and not _is(value, expected):
+            raise RecipeError(f"{where}: {name} must be {getattr(expected, '__name__', expected)}, not {value!r:.60}")
+    return kind(**values)
+
+
+def _is(value: Any, expected: Any) -> bool:
+    if get_origin(expected) is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, expected)
 
 
 def _load(entry: Entry) -> "Ticket":
-    import yaml
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -144,12 +144,27 @@ def _load(entry: Entry) -> "Ticket":
         raise RecipeError(f"{entry.repo!r} is not a name for a repository: {error}") from None
     ticket = Ticket.from_pretrained(entry.folder)
     if entry.recipe is not None:
-        recipe = Path(entry.recipe)
-        if not recipe.is_file():
+        if not Path(entry.recipe).is_file():
             raise RecipeError(f"{entry.repo}: there is no recipe {entry.recipe}")
-        ticket.config = replace(ticket.config, recipe=yaml.safe_load(recipe.read_text(encoding="utf-8")))
+        recipe = _read(Path(entry.recipe))
+        if not isinstance(recipe, dict):
+            raise RecipeError(f"{entry.recipe}: not a mapping; a recipe has lines such as `learning_rate: 2e-5`")
+        ticket.config = replace(ticket.config, recipe=recipe)
     check_publishable(ticket)
     return ticket
+
+
+def _read(path: Path) -> Any:
+    import yaml
+
+    from hf_tickets.errors import RecipeError
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _collect(manifest: Manifest) -> str:

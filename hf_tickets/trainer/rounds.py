@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
@@ -311,6 +312,9 @@ class Rounds:
         keep = KeepStep(self.rewind, self.folder.theta_step)
         trainer.args.output_dir = str(folder)
         trainer.model_init = lambda: trainer.model
+        if isinstance(trainer.model, FSDPModule):
+            # The round before has wrapped its layers; Accelerate would look for them once more, in vain.
+            trainer.accelerator.state.fsdp_plugin.activation_checkpointing = False
         if keeps_step:
             trainer.add_callback(keep)
         try:

@@ -1,7 +1,7 @@
 """A search in several processes: `torchrun --nproc_per_node 2 processes.py FOLDER [DIE_AT [ROUNDS [BACKEND]]]`.
 
 DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never.
-BACKEND is ddp or fsdp2.
+BACKEND is ddp, fsdp2, or fsdp2 with what is switched on: fsdp2-checkpointing, fsdp2-bf16.
 """
 
 import os
@@ -15,6 +15,7 @@ from tiny import PruningConfig, TicketTrainer, arguments, bert, sentences
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_tickets.pruning.shards import cut, local
+from hf_tickets.ticket.matching import canonical_parameters
 
 
 class Die(TrainerCallback):
@@ -39,7 +40,7 @@ class Zeros(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         ticket = self.trainer._rounds.holder.ticket
         if ticket is not None:
-            weights = dict(kwargs["model"].bert.named_parameters())
+            weights = canonical_parameters(kwargs["model"].bert)
             pruned = [local(weights[name].detach())[~cut(kept, weights[name])] for name, kept in ticket.mask.items()]
             self.revived += sum(int(values.count_nonzero()) for values in pruned)
 
@@ -48,8 +49,12 @@ def arguments_for(backend: str, folder: Path, **changes: Any) -> TrainingArgumen
     """Training arguments for a backend."""
     if backend == "ddp":
         return arguments(folder, **changes)
-    wrapped = {"version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]}
-    args = arguments(folder, fsdp=True, fsdp_config=wrapped, **changes)
+    config = {
+        "version": 2,
+        "transformer_layer_cls_to_wrap": ["BertLayer"],
+        "activation_checkpointing": backend == "fsdp2-checkpointing",
+    }
+    args = arguments(folder, fsdp=True, fsdp_config=config, bf16=backend == "fsdp2-bf16", **changes)
     # Accelerate takes FSDP for what GPUs do; nothing else keeps it from the CPU.
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return args
