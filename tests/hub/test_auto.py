@@ -54,7 +54,7 @@ def faults(state: State, base: State, mask: Mask, prefix: str = "bert.") -> list
     for name, tensor in base.items():
         if not name.startswith(prefix) or name not in state:
             continue
-        kept = mask[name.removeprefix(prefix)] if name.removeprefix(prefix) in mask else None
+        kept = mask.get(name.removeprefix(prefix))
         expected = tensor if kept is None else torch.where(kept, tensor, torch.zeros((), dtype=tensor.dtype))
         if bits(state[name]) != bits(expected):
             wrong.append(name)

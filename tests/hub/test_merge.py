@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from torch.nn.utils import prune as torch_prune
+from trainer.tiny import arguments, sentences
 from transformers import AutoModelForSequenceClassification, BertTokenizer, Trainer
 
 from hf_tickets import PruningCallback, PruningConfig, Ticket, TicketTrainer
@@ -17,7 +18,6 @@ from hf_tickets.pruning.scope import prunable_weights
 from hub.conftest import RunClient
 from hub.server import Hub
 from hub.tickets import BASE, NAME, local_base, local_ticket, masks, ticket_on, tiny_model
-from trainer.tiny import arguments, sentences
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "day", *"abcdefgh"]
 
@@ -74,7 +74,7 @@ def prunable_names(model: Any, pruning: PruningConfig) -> list[str]:
 
 
 def test_a_dense_model_is_no_ticket() -> None:
-    with pytest.raises(PruningError, match="none of the .* weights in scope is zero"):
+    with pytest.raises(PruningError, match=r"none of the .* weights in scope is zero"):
         Ticket.from_model(tiny_model())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from trainer.tiny import Held, arguments, bert, sentences
 from transformers import BertTokenizer, PreTrainedTokenizerFast, Trainer
 
 import hf_tickets
@@ -18,7 +19,6 @@ from hf_tickets.ticket.config import CONFIG_FILE
 from hf_tickets.ticket.ladder import LADDER_FILE
 from hub.server import Hub
 from hub.tickets import BASE, NAME, local_base, masks, put_base, ticket_on, tiny_model
-from trainer.tiny import Held, arguments, bert, sentences
 
 MASK_FILES = {CONFIG_FILE, LADDER_FILE}
 
@@ -97,7 +97,9 @@ def test_a_ticket_trainer_takes_the_models_own_ticket(hub: Hub, tmp_path: Path) 
     # Reloaded, it is trained on with its mask held.
     again = type(model).from_pretrained(tmp_path / "tuned")
     start = weights(again)
-    resumed = TicketTrainer(again, arguments(tmp_path / "more", max_steps=2), train_dataset=data(), ticket=Ticket.from_model(again))
+    resumed = TicketTrainer(
+        again, arguments(tmp_path / "more", max_steps=2), train_dataset=data(), ticket=Ticket.from_model(again)
+    )
     resumed.train()
     assert_held(again, masks()[1], start)
 
@@ -168,7 +170,8 @@ def test_sentence_transformers_trainer_holds_a_ticket(tmp_path: Path) -> None:
         str(tmp_path / "run"), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, report_to="none",
         use_cpu=True, save_strategy="steps", save_steps=3, disable_tqdm=True,
     )  # fmt: skip
-    pairs = Dataset.from_dict({"anchor": ["a b", "c d", "e f", "g h"], "positive": ["b a", "d c", "f e", "h g"]})
+    first, second = ["a b", "c d", "e f", "g h"], ["b a", "d c", "f g", "h i"]
+    pairs = Dataset.from_dict({"sentence1": first, "sentence2": second, "score": [1.0, 0.8, 0.2, 0.1]})
     trainer = library.SentenceTransformerTrainer(
         model=model, args=args, train_dataset=pairs, callbacks=[PruningCallback(ticket), held]
     )
@@ -258,6 +261,40 @@ def read(files: dict[str, bytes], folder: Path, prefix: str = "") -> Ticket:
     return Ticket.from_pretrained(folder)
 
 
+class Waits:
+    """Waits for each push, in place of one upload while the next checkpoint is written."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        super()._push_from_checkpoint(checkpoint_folder)
+        self._finish_current_push()
+        assert [job.exception() for job in self.push_in_progress.jobs if job.exception()] == []
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, TicketTrainer])
+def test_a_checkpoint_that_is_being_uploaded_is_not_touched(
+    hub: Hub, tmp_path: Path, trainer_class: type[Trainer]
+) -> None:
+    """The upload runs beside the training: a file that comes or goes meanwhile, if only for a moment, ends it."""
+    seen: list[tuple[Path, dict[str, tuple[int, int]]]] = []
+
+    def files(folder: Path) -> dict[str, tuple[int, int]]:
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+    class Watched(Waits, trainer_class):
+        def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+            super()._push_from_checkpoint(checkpoint_folder)
+            seen.append((Path(checkpoint_folder), files(Path(checkpoint_folder))))
+
+    ticket = ticket_on(hub).at(0.7)
+    options = {"ticket": ticket} if trainer_class is TicketTrainer else {"callbacks": [PruningCallback(ticket)]}
+    args = pushing(tmp_path / "run", hub_strategy="all_checkpoints")
+    Watched(bert_of_the_hub(), args, train_dataset=data(), **options).train()
+    assert len(seen) == 2
+    for folder, before in seen:
+        after = files(folder)
+        assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == set()
+
+
 @pytest.mark.parametrize("trainer_class", [Trainer, TicketTrainer])
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_each_push_of_a_training_carries_the_mask(
@@ -266,7 +303,7 @@ def test_each_push_of_a_training_carries_the_mask(
     ticket = ticket_on(hub).at(0.7)
     args = pushing(tmp_path / "run", hub_strategy=strategy)
     options = {"ticket": ticket} if trainer_class is TicketTrainer else {"callbacks": [PruningCallback(ticket)]}
-    trainer = trainer_class(bert_of_the_hub(), args, train_dataset=data(), **options)
+    trainer = type("Waiting", (Waits, trainer_class), {})(bert_of_the_hub(), args, train_dataset=data(), **options)
     trainer.train()
     trainer.push_to_hub()
     commits = trained_commits(hub)
@@ -275,7 +312,11 @@ def test_each_push_of_a_training_carries_the_mask(
         assert_sparse(files, masks()[1])
         assert read(files, tmp_path / f"commit-{number}").mask.digest == masks()[1].digest
     newest = next(iter(commits.values()))
-    places = {"every_save": [], "checkpoint": ["last-checkpoint/"], "all_checkpoints": ["checkpoint-2/", "checkpoint-4/"]}
+    places = {
+        "every_save": [],
+        "checkpoint": ["last-checkpoint/"],
+        "all_checkpoints": ["checkpoint-2/", "checkpoint-4/"],
+    }
     for place in places[strategy]:
         assert_sparse(newest, masks()[1], place)
     assert Ticket.from_pretrained("me/tuned", cache_dir=tmp_path / "cache").mask.digest == masks()[1].digest
@@ -337,9 +378,7 @@ def test_a_search_pushes_its_ticket_after_each_round(hub: Hub, tmp_path: Path) -
     assert hub.references("me/tuned")["refs/heads/main"] != before["refs/heads/main"]
 
 
-def test_a_search_goes_on_without_the_hub(
-    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_search_goes_on_without_the_hub(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put_base(hub)
     trainer = search(tmp_path / "run")
     fault = hub.fail("/commit/", method="POST", status=403, times=None)
@@ -382,4 +421,3 @@ def test_a_search_on_a_model_made_here_sends_its_weights_along(hub: Hub, tmp_pat
     config = json.loads(hub.files("me/tuned")[CONFIG_FILE])
     assert config["base_model"] is None
     assert str(tmp_path) not in json.dumps(config)
-
