@@ -67,6 +67,8 @@ class PruningCallback(MaskHolder):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self.pruning is not None and getattr(args, "deepspeed_plugin", None) is not None:
+            raise PruningError("gradual pruning does not run under DeepSpeed, whose own copy would revive the weights")
         self.ticket = self._given  # and not what an earlier training reached
         if state.global_step > 0:
             self._resume(checkpoint_folder(args, state), state)

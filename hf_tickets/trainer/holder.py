@@ -12,8 +12,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_tickets.errors import PruningError
 from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
-from hf_tickets.pruning.shards import cut
+from hf_tickets.pruning.shards import cut, local
 from hf_tickets.ticket.matching import canonical_parameters
 from hf_tickets.ticket.ticket import Ticket
 
@@ -53,7 +54,7 @@ class MaskHolder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._bind(kwargs["model"], kwargs["optimizer"])
+        self._bind(kwargs["model"], kwargs["optimizer"], getattr(args, "deepspeed_plugin", None) is not None)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -74,7 +75,7 @@ class MaskHolder(TrainerCallback):
         self.apply_()  # the best model of a gradual pruning may be an earlier, denser one
         self._release()
 
-    def _bind(self, model: nn.Module, optimizer: Any) -> None:
+    def _bind(self, model: nn.Module, optimizer: Any, under_deepspeed: bool = False) -> None:
         """Zero the pruned weights of a model, and mask its gradients from now on."""
         self._release()
         if self.ticket is None:
@@ -85,8 +86,14 @@ class MaskHolder(TrainerCallback):
             parameter = parameters[name]
             pattern = bit_pattern(cut(mask[entry], parameter).to(parameter.device))
             self._held.append((parameter, pattern))
-            if parameter.requires_grad:
+            if parameter.requires_grad and under_deepspeed:  # it takes gradients away as soon as they are there
+                self._hooks.append(parameter.register_hook(_masked_gradient(pattern)))
+            elif parameter.requires_grad:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(_gradient_mask(pattern)))
+        if under_deepspeed and any(bool((local(p.detach()) != 0)[pattern == 0].any()) for p, pattern in self._held):
+            raise PruningError(
+                "under DeepSpeed the model must be sparse before training begins: call ticket.apply(model) first"
+            )
         self.apply_()
         optimizer = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper
         self._mask_after_step = type(optimizer) not in _KEEP_ZEROS
@@ -114,5 +121,14 @@ def _gradient_mask(pattern: Tensor) -> Callable[[Tensor], None]:
     def mask_gradient(parameter: Tensor) -> None:
         if parameter.grad is not None:
             zero_pruned_(parameter.grad, pattern)
+
+    return mask_gradient
+
+
+def _masked_gradient(pattern: Tensor) -> Callable[[Tensor], Tensor]:
+    def mask_gradient(gradient: Tensor) -> Tensor:
+        masked = gradient.clone()
+        zero_pruned_(masked, pattern)
+        return masked
 
     return mask_gradient

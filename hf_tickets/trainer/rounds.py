@@ -270,6 +270,8 @@ class Rounds:
         if goes_on:
             load_weights_(model, folder.trained(index - 1), goes_on.__contains__)
         load_weights_(model, self._rewind_file(), lambda name: name not in goes_on)
+        if self.holder.ticket is not None:  # before DeepSpeed copies the weights
+            self.holder.ticket.apply(model, prefix=self.holder.prefix, verify="off")
 
     def _going_on(self) -> set[str]:
         """Names of weights and buffers that are not rewound."""

@@ -22,6 +22,7 @@ from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.ticket.card import TAGS
 from hf_tickets.ticket.publishing import public_config
 from hf_tickets.ticket.ticket import Ticket
+from hf_tickets.trainer.backends import check_deepspeed
 from hf_tickets.trainer.checkpoints import (
     MARKER,
     RestoreSums,
@@ -91,7 +92,7 @@ class TicketTrainer(Trainer):
             raise TicketsError(f"pruning must be a PruningConfig, not {type(pruning).__name__}")
         super().__init__(*args, **kwargs)
         if pruning is not None and self.is_deepspeed_enabled:
-            raise TicketsError("a search runs in one process, under DDP or under FSDP2 for now, not under DeepSpeed")
+            check_deepspeed(self.accelerator, self.args)
         self.pruning = pruning
         self.rewind = rewind or RewindConfig()
         self.ticket: Ticket | None = None

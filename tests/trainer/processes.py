@@ -1,7 +1,7 @@
 """A search in several processes: `torchrun --nproc_per_node 2 processes.py FOLDER [DIE_AT [ROUNDS [BACKEND]]]`.
 
 DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never.
-BACKEND is ddp, fsdp2, or fsdp2 with what is switched on: fsdp2-checkpointing, fsdp2-bf16.
+BACKEND is ddp, zero1, zero2, fsdp2, or fsdp2 with what is switched on: fsdp2-checkpointing, fsdp2-bf16.
 """
 
 import os
@@ -49,6 +49,23 @@ def arguments_for(backend: str, folder: Path, **changes: Any) -> TrainingArgumen
     """Training arguments for a backend."""
     if backend == "ddp":
         return arguments(folder, **changes)
+    if backend.startswith("zero"):
+        os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true"}
+        PartialState(backend="gloo")
+        deepspeed = {
+            "zero_optimization": {"stage": int(backend[-1]), "stage3_gather_16bit_weights_on_model_save": True},
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_allow_untested_optimizer": True,
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+            "gradient_clipping": "auto",
+        }
+        return arguments(
+            folder,
+            deepspeed=deepspeed,
+            accelerator_config={"use_configured_state": True},
+            **{**changes, "use_cpu": False},
+        )
     config = {
         "version": 2,
         "transformer_layer_cls_to_wrap": ["BertLayer"],

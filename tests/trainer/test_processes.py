@@ -1,8 +1,9 @@
-"""A search in two processes under DDP and FSDP2: the ranks agree, and one that is killed changes nothing."""
+"""A search in two processes under DDP, FSDP2 and DeepSpeed: the ranks agree, and one that is killed changes nothing."""
 
 import re
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ def finish(processes: int, *arguments: str | Path) -> list[list[str]]:
     return [digests.split() for _, _, _, digests in ranks]
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+WITH_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp2", pytest.param("zero2", marks=WITH_DEEPSPEED)])
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -82,14 +86,22 @@ def test_one_process_killed_and_the_same_command_again(whole: Path, backend: str
     assert outcome(tmp_path) == outcome(whole)
 
 
-def test_another_number_of_processes_is_refused_before_training(whole: Path) -> None:
-    status, output = Launch(1, whole).wait()
+def test_another_number_of_processes_is_refused_before_training(alone: Path) -> None:
+    status, output = Launch(2, alone).wait()
     assert status != 0
-    assert "processes: 2 → 1" in output
+    assert "processes: 1 → 2" in output
 
 
-@pytest.mark.parametrize("variant", ["fsdp2-checkpointing", "fsdp2-bf16"])
-def test_variants_of_fsdp2_find_one_ticket_on_all_processes(variant: str, tmp_path: Path) -> None:
+@WITH_DEEPSPEED
+def test_zero3_is_refused_before_training(tmp_path: Path) -> None:
+    status, output = Launch(2, tmp_path, "0", "2", "zero3").wait()
+    assert status != 0
+    assert "does not run under ZeRO-3 yet" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("variant", ["fsdp2-checkpointing", "fsdp2-bf16", pytest.param("zero1", marks=WITH_DEEPSPEED)])
+def test_variants_find_one_ticket_on_all_processes(variant: str, tmp_path: Path) -> None:
     first, second = finish(2, tmp_path, "0", "2", variant)
     assert first == second
     assert len(first) == 2
