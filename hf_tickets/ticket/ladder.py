@@ -69,6 +69,11 @@ class Ladder:
         return tuple(1 - rung.kept / self.numel for rung in self.rungs)
 
     @property
+    def digests(self) -> list[str]:
+        """Digest of each rung's mask."""
+        return [rung.digest for rung in self.rungs]
+
+    @property
     def numel(self) -> int:
         """Number of weights that may be pruned."""
         return sum(prod(shape) for shape in self.shapes.values())

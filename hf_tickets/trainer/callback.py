@@ -14,8 +14,8 @@ from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.ticket.config import CONFIG_FILE, TicketConfig
-from hf_tickets.ticket.publishing import public_config
 from hf_tickets.ticket.ticket import Ticket
+from hf_tickets.trainer.checkpoints import save_beside
 from hf_tickets.trainer.holder import MaskHolder, checkpoint_folder
 
 
@@ -101,7 +101,7 @@ class PruningCallback(MaskHolder):
 
     def _save(self, folder: Path, state: TrainerState) -> None:
         if self.ticket is not None and state.is_world_process_zero and folder.is_dir():
-            Ticket(self.ticket.ladder, public_config(self.ticket.config)).save_pretrained(folder)
+            save_beside(self.ticket, folder)
 
     def _pruning_steps(self, steps: int) -> dict[int, float]:
         """Map each step after which to prune to the sparsity to reach."""

@@ -7,6 +7,7 @@ what Trainer drops.
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from transformers.trainer_callback import ExportableState, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_tickets.errors import TicketFileError
 from hf_tickets.files import write_atomically
+from hf_tickets.ticket.config import CONFIG_FILE
+from hf_tickets.ticket.ladder import LADDER_FILE, Ladder
+from hf_tickets.ticket.publishing import public_config
+from hf_tickets.ticket.ticket import Ticket
 
 MARKER = "complete.json"
 
@@ -25,6 +31,25 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint in a folder, or None."""
     complete = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{MARKER}")]
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def save_beside(ticket: Ticket, folder: Path) -> None:
+    """Write the mask that a model holds beside it, without a path of this machine.
+
+    Where it lies there already nothing is touched: an upload may be reading the folder.
+
+    Args:
+        ticket: At the rung that is held.
+        folder: Folder of the model.
+    """
+    config = replace(public_config(ticket.config), default_sparsity=ticket.sparsity, theta_digest=None)
+    try:
+        same_config = (folder / CONFIG_FILE).read_bytes() == config.to_json()
+        if same_config and Ladder.load(folder / LADDER_FILE).digests == ticket.ladder.digests:
+            return
+    except (OSError, TicketFileError):
+        pass  # there is none, or not a whole one
+    Ticket(ticket.ladder, config).save_pretrained(folder)
 
 
 def write_marker(trainer: Trainer, checkpoint: Path, seconds: float) -> None:

@@ -176,7 +176,7 @@ class Rounds:
             there = Ticket.from_pretrained(self.folder.output_dir).ladder
         except TicketFileError:
             there = Ladder()
-        if [rung.digest for rung in there.rungs] != [rung.digest for rung in ticket.ladder.rungs]:
+        if there.digests != ticket.ladder.digests:
             ticket.save_pretrained(self.folder.output_dir)
 
     def _compare(self, record: dict[str, Any]) -> None:

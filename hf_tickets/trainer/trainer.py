@@ -30,6 +30,7 @@ from hf_tickets.trainer.checkpoints import (
     last_complete_checkpoint,
     read_marker,
     resume_callback_states,
+    save_beside,
     write_marker,
 )
 from hf_tickets.trainer.holder import MaskHolder
@@ -260,8 +261,10 @@ class TicketTrainer(Trainer):
         """Push a checkpoint with its ticket; in a search the rounds push, and checkpoints stay here."""
         if self._rounds is not None:
             return
+        if self.exact:
+            self._mark(Path(checkpoint_folder))  # nothing is written there once it is being uploaded
         if self.ticket is not None and self.args.should_save:
-            self.ticket.save_pretrained(self.args.output_dir)  # Trainer copies only files that it knows
+            save_beside(self.ticket, Path(self.args.output_dir))  # Trainer copies only files that it knows
         super()._push_from_checkpoint(checkpoint_folder)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -306,8 +309,8 @@ class TicketTrainer(Trainer):
             (checkpoint / MARKER).unlink(missing_ok=True)  # of an earlier run in the same folder
         with self._argument("save_total_limit", None) as limit:
             super()._save_checkpoint(model, trial)
-        if not self.args.save_only_model:  # nothing resumes to the bit without the optimizer
-            write_marker(self, checkpoint, self.seconds)
+        if self._rounds is not None or not self.args.push_to_hub:
+            self._mark(checkpoint)
         if self.args.should_save:
             # Only now may older checkpoints go: this one is whole.
             rotate_checkpoints(
@@ -316,6 +319,10 @@ class TicketTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def _mark(self, checkpoint: Path) -> None:
+        if not self.args.save_only_model:  # nothing resumes to the bit without the optimizer
+            write_marker(self, checkpoint, self.seconds)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """One epoch; none where the checkpoint that is resumed from was saved when training was over."""
