@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -121,13 +122,13 @@ def test_masks_over_other_weights_do_not_combine():
 
 
 def digest_by_hand(mask):
-    """SHA-256 of, for each name in order: name, space, shape by x, newline, bits packed first to highest."""
+    """SHA-256 of, for each name in order: name as JSON, space, shape by x, newline, bits packed first to highest."""
     text = b""
     for name in sorted(mask):
         bits = mask[name].flatten().tolist()
         bits += [False] * (-len(bits) % 8)
         packed = [sum(bit << (7 - i) for i, bit in enumerate(bits[at : at + 8])) for at in range(0, len(bits), 8)]
-        text += f"{name} {'x'.join(map(str, mask[name].shape))}\n".encode() + bytes(packed)
+        text += f"{json.dumps(name)} {'x'.join(map(str, mask[name].shape))}\n".encode() + bytes(packed)
     return hashlib.sha256(text).hexdigest()
 
 
@@ -140,6 +141,15 @@ def test_the_digest_is_its_formula_whatever_the_order_of_insertion(mask, random)
     assert shuffled.digest == mask.digest
     assert shuffled == mask
     assert hash(shuffled) == hash(mask)
+
+
+def test_a_name_cannot_pass_for_the_end_of_a_layer():
+    """Bits that read as text, and a name with a newline, that once gave two masks one digest."""
+    first = {"a": torch.tensor([bool(0x62 >> (7 - bit) & 1) for bit in range(8)])}  # the bits of the letter b
+    second = torch.zeros(8, dtype=torch.bool)
+    two = Mask({**first, " 8\n": second})
+    one = Mask({"a 8\nb ": second})
+    assert two.digest != one.digest
 
 
 def test_the_digest_is_of_the_logical_order_not_of_memory():
