@@ -142,6 +142,8 @@ def _load(entry: Entry) -> "Ticket":
         validate_repo_id(entry.repo)
     except HFValidationError as error:
         raise RecipeError(f"{entry.repo!r} is not a name for a repository: {error}") from None
+    if not Path(entry.folder).is_dir():
+        raise RecipeError(f"{entry.repo}: there is no folder {entry.folder}")
     ticket = Ticket.from_pretrained(entry.folder)
     if entry.recipe is not None:
         if not Path(entry.recipe).is_file():

@@ -48,7 +48,9 @@ def load_model(config: TaskConfig, auto_class: Any, **head: Any) -> torch.nn.Mod
     try:
         with quiet_transformers(), seeded(config.task_seed):
             if not config.pretrained:
-                return _random_model(config, auto_class, arguments)
+                made = _random_model(config, auto_class, arguments)
+                _name_labels(made, head)
+                return made
             model, loading = auto_class.from_pretrained(
                 config.model,
                 revision=config.model_revision or "main",
@@ -59,6 +61,7 @@ def load_model(config: TaskConfig, auto_class: Any, **head: Any) -> torch.nn.Mod
     except LOAD_ERRORS as error:
         raise DataError(f"model {config.model} cannot be loaded: {one_line(error)}") from error
     _check_loading(model, loading, config.model)
+    _name_labels(model, head)
     return model
 
 
@@ -90,6 +93,13 @@ def _random_model(config: TaskConfig, auto_class: Any, arguments: dict[str, Any]
     )
     model: torch.nn.Module = auto_class.from_config(model_config, **rest)
     return model
+
+
+def _name_labels(model: Any, head: dict[str, Any]) -> None:
+    """Give timm's wrapper the names of the labels: it would save those of its base model."""
+    if hasattr(model.config, "label_names") and "id2label" in head:
+        model.config.label_names = list(head["id2label"].values())
+        model.config.id2label, model.config.label2id = head["id2label"], head["label2id"]
 
 
 def _check_loading(model: Any, loading: dict[str, Any], name: str) -> None:

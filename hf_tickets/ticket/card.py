@@ -21,6 +21,7 @@ CARD_FILE = "README.md"
 ACCURACY_FIGURE, LAYERS_FIGURE = "accuracy.png", "layers.png"
 TAGS = ("lottery-ticket", "pruning", "sparsity")
 
+_NOT_ON_HUB = ("sklearn/digits",)  # data that ships inside a library
 _TEMPLATE = Path(__file__).with_name("card.md")
 _PIPELINES = {
     "text-classification": ("text-classification", "SequenceClassification"),
@@ -82,6 +83,8 @@ def make_card(
         name=plain(repo_id.split("/")[-1]),
         repo_id=repo_id,
         base=_base_link(config),
+        architecture=_architecture(config),
+        evaluated=_evaluated(config),
         auto_class=f"AutoTicketModelFor{head}" if head else "AutoTicketModel",
         default=f"{ticket.default_sparsity:.4f}",
         kept=f"{mask.kept:,}",
@@ -95,6 +98,7 @@ def make_card(
         rungs=_rung_rows(ticket, metric),
         figures=[{name: plain(value) for name, value in figure.items()} for figure in figures],
         found=text,
+        recipe=bool(config.recipe),
         fence="`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0)),
         model_type=plain(config.model_type) if config.model_type else None,
     )
@@ -119,7 +123,7 @@ def _metadata(ticket: "Ticket", repo_id: str, tags: Sequence[str]) -> ModelCardD
         base_model=config.base_model,
         base_model_relation="adapter" if config.base_model else None,
         pipeline_tag=task,
-        datasets=[dataset] if isinstance(dataset, str) and _is_hub_id(dataset) else None,
+        datasets=[dataset] if isinstance(dataset, str) and _is_hub_id(dataset) and dataset not in _NOT_ON_HUB else None,
         metrics=sorted({result.metric_type for result in results}) or None,
         license=config.license,
         tags=list(dict.fromkeys([*TAGS, *_method_tags(config), *tags])),
@@ -223,6 +227,19 @@ def _base_link(config: TicketConfig) -> str | None:
         return None
     name = plain(config.base_model)
     return f"[{name}]({constants.ENDPOINT}/{name})" if _is_hub_id(config.base_model) else name
+
+
+def _architecture(config: TicketConfig) -> str | None:
+    """Name the architecture of a base model that is not on the Hub."""
+    named = config.base_config.get("architecture") or config.base_config.get("model_type")
+    return plain(named) if isinstance(named, str) and config.base_model is None else None
+
+
+def _evaluated(config: TicketConfig) -> str | None:
+    """Say on how many examples the results stand."""
+    count = config.task.get("evaluation_examples")
+    counts = [item for item in (count if isinstance(count, list) else [count]) if isinstance(item, int)]
+    return f"{sum(counts):,}" if counts else None
 
 
 def without_nothing(values: dict[str, Any]) -> dict[str, Any]:

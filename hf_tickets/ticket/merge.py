@@ -1,11 +1,13 @@
 """A ticket and its base model as one ordinary checkpoint, with the zeros in it."""
 
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import cached_file
 
 from hf_tickets.paths import is_local
@@ -13,6 +15,8 @@ from hf_tickets.ticket.auto import save_base
 from hf_tickets.ticket.base import load_as_saved
 from hf_tickets.ticket.card import CARD_FILE, TAGS, plain
 from hf_tickets.ticket.ticket import Ticket
+
+logger = logging.getLogger(__name__)
 
 _PROCESSORS: dict[str, Any] = {"tokenizer_config.json": AutoTokenizer, "preprocessor_config.json": AutoImageProcessor}
 
@@ -50,10 +54,13 @@ def _save_merged(ticket: Ticket, folder: Path, source: str, revision: str | None
         # Without its file, some versions make up a tokenizer for a model that has none.
         if cached_file(source, file, _raise_exceptions_for_missing_entries=False, **where) is not None:
             processor.from_pretrained(source, trust_remote_code=False, **where).save_pretrained(folder)
-    _merged_card(ticket, folder.name).save(folder / CARD_FILE)
+    has_head = type(merged) not in set(MODEL_MAPPING.values())
+    if not has_head:
+        logger.warning("the checkpoint has no head, as its base model has none here: fine-tune it before it is of use")
+    _merged_card(ticket, folder.name, has_head).save(folder / CARD_FILE)
 
 
-def _merged_card(ticket: Ticket, name: str) -> ModelCard:
+def _merged_card(ticket: Ticket, name: str, has_head: bool) -> ModelCard:
     config = ticket.config
     base = config.base_model if config.base_model and not is_local(config.base_model) else None
     data = ModelCardData(
@@ -65,10 +72,11 @@ def _merged_card(ticket: Ticket, name: str) -> ModelCard:
         model_name=name,
     )
     of = f" of {plain(base)}" if base else ""
+    without = "" if has_head else ", without a head: fine-tune it before it is of use"
     text = (
         f"# {plain(name)}\n\nA sparse checkpoint{of}: {100 * ticket.sparsity:.2f} % of "
         f"{ticket.ladder.numel:,} weights are zero, by the mask of a lottery ticket. It is an ordinary checkpoint of "
-        "transformers. The zeros are not held when it is trained further: hf_tickets' "
+        f"transformers{without}. The zeros are not held when it is trained further: hf_tickets' "
         "`Ticket.from_model(model)` gives the ticket that does.\n"
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

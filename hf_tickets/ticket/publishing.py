@@ -87,7 +87,8 @@ def _local_base(config: TicketConfig) -> "tuple[TicketConfig, dict[str, Tensor]]
     if config.base_model is None:
         raise HubError(
             "the ticket does not say which weights it belongs to: set ticket.config.base_model to a Hub id or a "
-            "folder, or give the weights as Ticket(mask, config, theta=…) with config.base_config"
+            "folder, or give the weights as Ticket(mask, config, theta=…) with config.base_config; a fine-tuned model "
+            "is pushed as a model, by its trainer"
         )
     model = load_as_saved(config.base_model)
     if config.theta0_digest is not None and backbone_digest(model, config) != config.theta0_digest:

@@ -13,6 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from sklearn.datasets import load_digits
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     Trainer,
@@ -387,3 +388,12 @@ def test_columns_labels_and_models_that_are_not_there(data: Path, tmp_path: Path
             prepare(config)
         assert part in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_saved_timm_model_names_the_labels_it_was_trained_on(tmp_path: Path) -> None:
+    """And not those of the base model that it started from."""
+    first = prepare(images(dataset="sklearn/digits", pretrained=False, labels=[0, 1, 2], image_size=32))
+    first.model.save_pretrained(tmp_path / "base")
+    second = prepare(images(str(tmp_path / "base"), dataset="sklearn/digits", labels=[7, 8, 9], image_size=32))
+    second.model.save_pretrained(tmp_path / "tuned")
+    assert AutoConfig.from_pretrained(tmp_path / "tuned").id2label == {0: "7", 1: "8", 2: "9"}
