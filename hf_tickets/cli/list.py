@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     table = Table("ticket", "base model", "sparsities", "task", "downloads")
     for entry in found:
-        sparsities = ", ".join(f"{value:.4f}" for value in entry["sparsities"])
+        sparsities = ", ".join(f"{value:.4g}" for value in entry["sparsities"])
         table.add_row(
             escape(entry["id"]),
             escape(entry["base_model"] or "–"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoImageProcessor, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import cached_file
 
 from hf_tickets.paths import is_local
@@ -54,7 +54,8 @@ def _save_merged(ticket: Ticket, folder: Path, source: str, revision: str | None
         # Without its file, some versions make up a tokenizer for a model that has none.
         if cached_file(source, file, _raise_exceptions_for_missing_entries=False, **where) is not None:
             processor.from_pretrained(source, trust_remote_code=False, **where).save_pretrained(folder)
-    has_head = type(merged) not in set(MODEL_MAPPING.values())
+    bare = {name for names in MODEL_MAPPING_NAMES.values() for name in ([names] if isinstance(names, str) else names)}
+    has_head = type(merged).__name__ not in bare
     if not has_head:
         logger.warning("the checkpoint has no head, as its base model has none here: fine-tune it before it is of use")
     _merged_card(ticket, folder.name, has_head).save(folder / CARD_FILE)

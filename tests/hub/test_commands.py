@@ -128,7 +128,7 @@ def test_list_finds_tickets_by_their_base(hub: Hub, tmp_path: Path, capsys: Capt
     assert main(["list", "--base-model", BASE]) == 0
     table = capsys.readouterr().out
     assert NAME in table
-    assert "0.50, 0.70, 0.90" in table
+    assert "0.5, 0.7, 0.9" in table
     assert main(["list", "--author", "nobody"]) == 0
     assert capsys.readouterr().out.strip() == "no tickets found"
 
