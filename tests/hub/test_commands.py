@@ -111,6 +111,8 @@ def test_list_finds_tickets_by_their_base(hub: Hub, tmp_path: Path, capsys: Capt
     local_ticket(local_base(tmp_path / "base")).push_to_hub("me/carried")
     hub.add_repository("me/adapter", {"README.md": f"---\nbase_model: {BASE}\ntags: [peft]\n---\n".encode()})
 
+    capsys.readouterr()  # what libraries said while the tickets were made
+
     def found(*options: str) -> list[str]:
         assert main(["list", *options, "--json"]) == 0
         return sorted(entry["id"] for entry in json.loads(capsys.readouterr().out))
