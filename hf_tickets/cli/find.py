@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from hf_tickets.cli.launch import add_launch_arguments
 from hf_tickets.cli.options import Option, recipe_options
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         options=recipe_options,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    add_launch_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:

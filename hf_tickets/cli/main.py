@@ -134,6 +134,10 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         arguments, overrides = parse_command_line(sys.argv[1:] if words is None else words)
         resumable = overrides is not None
+        if getattr(arguments, "launch", None) is not None:
+            from hf_tickets.cli.launch import launch
+
+            return launch(arguments, sys.argv[1:] if words is None else words)
         command = importlib.import_module(f"hf_tickets.cli.{arguments.command}")
         code = command.run(arguments) if overrides is None else command.run(arguments, overrides)
         sys.stdout.flush()

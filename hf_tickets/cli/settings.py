@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
+from hf_tickets.cli.cpu import on_cpu
 from hf_tickets.cli.options import training_options
 from hf_tickets.cli.recipe import Recipe
 from hf_tickets.errors import RecipeError
@@ -69,7 +70,7 @@ class Settings:
         known = {option.name for option in training_options()}
         fields = {name: value for name, value in fields.items() if name in known}
         try:
-            return TrainingArguments(**fields)
+            return on_cpu(fields) if fields.get("use_cpu") else TrainingArguments(**fields)
         except (TypeError, ValueError, ImportError) as error:
             raise RecipeError(f"{self.recipe.path}: {' '.join(str(error).split())}") from error
 

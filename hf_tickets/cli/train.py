@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from hf_tickets.cli.find import SECTIONS
+from hf_tickets.cli.launch import add_launch_arguments
 from hf_tickets.cli.options import recipe_options
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--sparsity", type=float, metavar="S", help="rung of the ticket; its recorded default by default"
     )
+    add_launch_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_tickets.errors import PruningError
 from hf_tickets.pruning.scope import named_weights
-from hf_tickets.pruning.shards import cut, local
+from hf_tickets.pruning.shards import cut, local, whole_shape
 
 if TYPE_CHECKING:
     from typing import Self
@@ -147,12 +147,12 @@ class Mask(Mapping[str, Tensor]):
         """
         weights = named_weights(model, list(self))
         for name, weight in weights.items():
-            if weight.shape != self[name].shape:
+            if whole_shape(weight) != self[name].shape:
                 raise PruningError(
-                    f"{name} has shape {tuple(weight.shape)}, its mask {tuple(self[name].shape)}: another model"
+                    f"{name} has shape {tuple(whole_shape(weight))}, its mask {tuple(self[name].shape)}: another model"
                 )
         for name, weight in weights.items():
-            zero_pruned_(weight, bit_pattern(cut(self[name], weight).to(weight.device)))
+            zero_pruned_(weight, bit_pattern(cut(self[name], weight).to(local(weight).device)))
 
     def _combine(self, other: "Mask", operation: Callable[[Tensor, Tensor], Tensor]) -> "Mask":
         if self.shapes != other.shapes:
@@ -173,6 +173,31 @@ def bit_pattern(kept: Tensor) -> Tensor:
     return kept.view(torch.int8).neg()
 
 
+def pack(kept: Tensor) -> Tensor:
+    """Return a mask as uint8, eight entries a byte, the first in the highest bit.
+
+    Args:
+        kept: Bool tensor.
+    """
+    flat = nn.functional.pad(kept.reshape(-1).view(torch.uint8), (0, -kept.numel() % 8))
+    return (flat.reshape(-1, 8) << _shifts(kept.device)).sum(1, dtype=torch.uint8)
+
+
+def unpack_pattern(packed: Tensor, shape: torch.Size) -> Tensor:
+    """Return the int8 form of a mask that `zero_pruned_` takes.
+
+    Args:
+        packed: What `pack` gave.
+        shape: Shape of the mask.
+    """
+    bits = (packed.unsqueeze(1) >> _shifts(packed.device)) & 1
+    return bit_pattern(bits.reshape(-1)[: shape.numel()].reshape(shape).view(torch.bool))
+
+
+def _shifts(device: torch.device) -> Tensor:
+    return torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
+
+
 def zero_pruned_(values: Tensor, pattern: Tensor) -> None:
     """Set the entries of a tensor that are not kept to +0, in place, NaN and infinity too.
 
@@ -183,4 +208,4 @@ def zero_pruned_(values: Tensor, pattern: Tensor) -> None:
         values: Float tensor of 16, 32 or 64 bits; of one that is spread over processes, the part here is changed.
         pattern: What `bit_pattern` gave for a mask of the same shape (`shards.cut` to the part), on the same device.
     """
-    local(values.detach()).view(_INTEGERS[values.element_size()]).bitwise_and_(pattern)
+    local(values).detach().view(_INTEGERS[values.element_size()]).bitwise_and_(pattern)

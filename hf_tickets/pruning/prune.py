@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.parallel import share_out
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights
-from hf_tickets.pruning.shards import Team, assemble, cut, first_entry, local
+from hf_tickets.pruning.shards import Team, assemble, cut, first_entry, local, whole_shape
 from hf_tickets.pruning.threshold import PRUNED, SAMPLE, all_finite, order_keys, threshold
 
 # Entries worked on at once: small enough for a core's cache, large enough to hide the cost of a call.
@@ -60,22 +61,49 @@ def prune(
         given = f"{type(model).__name__} and {type(config).__name__}"
         raise PruningError(f"prune takes a module and a PruningConfig, not {given}: prune(model, sparsity=0.5)")
     weights = prunable_weights(model, config)
-    if mask is not None and mask.shapes != {name: tuple(weight.shape) for name, weight in weights.items()}:
+    if mask is not None and mask.shapes != {name: tuple(whole_shape(weight)) for name, weight in weights.items()}:
         different = sorted(set(mask) ^ set(weights))
         raise PruningError(f"the mask is over other weights than the scope: {', '.join(different[:3]) or 'shapes'}")
     if sparsity is None:
         sparsity = _next_sparsity(config, mask)
+    before = {name: cut(kept, weights[name]) for name, kept in mask.items()} if mask is not None else None
+    parts = prune_parts(weights, config, sparsity, before, mask.kept_by_layer if mask is not None else None)
+    return Mask({name: assemble(part, weights[name]) for name, part in parts.items()})
+
+
+@torch.no_grad()
+def prune_parts(
+    weights: Mapping[str, Tensor],
+    config: PruningConfig,
+    sparsity: float,
+    before: Mapping[str, Tensor] | None = None,
+    kept: Mapping[str, int] | None = None,
+) -> dict[str, Tensor]:
+    """Choose which weights to keep where they are spread over processes; none holds more of the mask than its part.
+
+    Args:
+        weights: The weights in scope, as `prunable_weights` gives them.
+        config: How masks are chosen.
+        sparsity: Share of the weights to be pruned in all, at least 0 and below 1.
+        before: This process's part of the mask so far (`shards.cut`).
+        kept: How many weights of each layer the whole mask so far keeps.
+
+    Returns:
+        This process's part of each layer's mask.
+
+    Raises:
+        PruningError: As for `prune`.
+    """
     for name, weight in weights.items():
         if weight.dtype not in _DTYPES:
             raise PruningError(f"{name} is {weight.dtype}; prune the model in float32, bfloat16 or float16")
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    kept = mask.kept_by_layer if mask is not None else None
-    pruned = {name: weight.numel() - (kept[name] if kept else weight.numel()) for name, weight in weights.items()}
+    shapes = {name: tuple(whole_shape(weight)) for name, weight in weights.items()}
+    pruned = {name: prod(shape) - kept[name] if kept else 0 for name, shape in shapes.items()}
     result: dict[str, Tensor] = {}
     for group in allocate(config.distribution, shapes, sparsity, pruned):
-        ranking = _Ranking({name: weights[name] for name in group.names}, config, mask)
+        ranking = _Ranking({name: weights[name] for name in group.names}, config, before)
         result |= ranking.keep(group)
-    return Mask({name: result[name] for name in weights})
+    return {name: result[name] for name in weights}
 
 
 def _next_sparsity(config: PruningConfig, mask: Mask | None) -> float:
@@ -94,23 +122,25 @@ class _Ranking:
     Where they are spread over processes, each reads its own part, and only counts are exchanged.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], config: PruningConfig, mask: Mask | None) -> None:
-        self._whole = {name: weight.detach() for name, weight in weights.items()}
-        self._weights = {name: local(weight).reshape(-1) for name, weight in self._whole.items()}
-        self._first = {name: first_entry(weight) for name, weight in self._whole.items()}
-        self._team = Team(self._whole.values())
+    def __init__(
+        self, weights: Mapping[str, Tensor], config: PruningConfig, before: Mapping[str, Tensor] | None
+    ) -> None:
+        self._parts = {name: local(weight).detach() for name, weight in weights.items()}
+        self._weights = {name: part.reshape(-1) for name, part in self._parts.items()}
+        self._first = {name: first_entry(weight) for name, weight in weights.items()}
+        self._total = sum(whole_shape(weight).numel() for weight in weights.values())
+        self._team = Team(weights.values())
         self._criterion = CRITERIA[config.criterion]
         self._seed = config.pruning_seed
-        self._mask = mask
+        self._before = {name: part.reshape(-1) for name, part in before.items()} if before is not None else None
 
     def keep(self, group: Group) -> dict[str, Tensor]:
-        """Return the bool tensors that prune exactly as many weights as the group says."""
+        """Return this process's part of the mask that prunes exactly as many weights as the group says."""
         blocks = [(name, start) for name in self._weights for start in self._starts(name)]
         first_kept, ties = PRUNED, 0
         if group.pruned:
-            total = sum(weight.numel() for weight in self._whole.values())
             reads = [partial(self._read, name, start) for name, start in blocks]
-            first_kept, ties = threshold(reads, self._sample(total), group.pruned, total, self._team.sum_)
+            first_kept, ties = threshold(reads, self._sample(), group.pruned, self._total, self._team.sum_)
         kept = {
             name: torch.empty(weight.numel(), dtype=torch.bool, device=weight.device)
             for name, weight in self._weights.items()
@@ -135,7 +165,7 @@ class _Ranking:
                 where = (self._read(name, start) == first_kept).nonzero().reshape(-1)[:quota]
                 kept[name][start + where] = False
                 quota -= where.numel()
-        return {name: assemble(kept[name].reshape(local(weight).shape), weight) for name, weight in self._whole.items()}
+        return {name: kept[name].reshape(part.shape) for name, part in self._parts.items()}
 
     def _quotas(self, tied: Mapping[tuple[str, int], int], ties: int) -> dict[str, int]:
         """Say how many of the ties in each weight's part go: the first in parameter order and flat index."""
@@ -160,13 +190,13 @@ class _Ranking:
         size = self._starts(name).step
         return self._block_keys(name, slice(start, start + size))
 
-    def _sample(self, total: int) -> Tensor:
+    def _sample(self) -> Tensor:
         """Every n-th key over all weights, as if they were one tensor.
 
         Raises:
             PruningError: A process found weights that are not finite; all raise then, and none waits for the others.
         """
-        step, offset, sample, error = max(1, total // SAMPLE), 0, [], ""
+        step, offset, sample, error = max(1, self._total // SAMPLE), 0, [], ""
         try:
             for name, weight in self._weights.items():
                 for start in self._starts(name) if self._team.spread else ():
@@ -190,7 +220,7 @@ class _Ranking:
         # Scores that are floats are NaN where weights are; whole numbers, such as random ones, hide it.
         if not (all_finite(keys) and (scores.is_floating_point() or bool(block.weights.isfinite().all()))):
             raise PruningError(f"{name} holds NaN or infinity: the training diverged; nothing was pruned")
-        if self._mask is not None:
-            kept = cut(self._mask[name], self._whole[name]).reshape(-1)[where].to(keys.device)
+        if self._before is not None:
+            kept = self._before[name][where].to(keys.device)
             keys = torch.where(kept, keys, PRUNED)
         return keys

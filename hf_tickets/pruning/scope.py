@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_tickets.errors import PruningError
 from hf_tickets.pruning.config import PruningConfig
+from hf_tickets.pruning.shards import whole_shape
 
 _SECONDS_TO_MATCH = 1.0
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -153,7 +154,7 @@ def _weight_layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules with a weight matrix or kernel of their own."""
     for name, module in root.named_modules():
         weight = module._parameters.get("weight")
-        if weight is not None and (weight.dim() >= 2 or weight.is_meta):
+        if weight is not None and (len(whole_shape(weight)) >= 2 or weight.is_meta):
             yield plain_name(name), module
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from hf_tickets.errors import TicketMismatchError
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.scope import backbone, prunable_weights, unwrap
+from hf_tickets.pruning.shards import whole_shape
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.names import canonical, is_optional
 
@@ -106,8 +107,10 @@ def _match_at(
         parameter = parameters.get(prefix + name)
         if parameter is None:
             report.unused.append(name)
-        elif tuple(parameter.shape) != shape:
-            other_shapes.append(f"{name} is {_times(tuple(parameter.shape))} here and {_times(shape)} in the ticket")
+        elif tuple(whole_shape(parameter)) != shape:
+            other_shapes.append(
+                f"{name} is {_times(tuple(whole_shape(parameter)))} here and {_times(shape)} in the ticket"
+            )
             report.dense.append(prefix + name)
         else:
             report.matched[prefix + name] = name
@@ -154,7 +157,9 @@ def _find_prefix(
 
 def _shapes_fit(prefix: str, shapes: Mapping[str, Shape], parameters: Mapping[str, nn.Parameter]) -> bool:
     return all(
-        tuple(parameters[prefix + name].shape) == shape for name, shape in shapes.items() if prefix + name in parameters
+        tuple(whole_shape(parameters[prefix + name])) == shape
+        for name, shape in shapes.items()
+        if prefix + name in parameters
     )
 
 

@@ -14,6 +14,7 @@ from hf_tickets.errors import TicketFileError
 from hf_tickets.files import replacing
 from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.scope import backbone, heads
+from hf_tickets.pruning.shards import assemble, is_spread, local
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.names import canonical, is_optional
 
@@ -25,15 +26,18 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and the SHA-256 of the bytes of tensors, in the order of names.
 
     Args:
-        state: Tensors by name, as `state_dict()` gives them.
+        state: Tensors by name, as `state_dict()` gives them. Where they are spread over processes, every process
+            must call this.
     """
 
     def line(name: str) -> str:
-        tensor = state[name].detach().cpu().contiguous()
+        tensor = assemble(local(state[name]), state[name]).detach().cpu().contiguous()
         content = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
         return f"{name} {tensor.dtype} {'x'.join(map(str, tensor.shape))} {content}\n"
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing is outside the interpreter's lock
+    # Hashing is outside the interpreter's lock; processes that exchange parts must do so in one order.
+    threads = 1 if any(map(is_spread, state.values())) else torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
         return hashlib.sha256("".join(pool.map(line, sorted(state))).encode()).hexdigest()
 
 

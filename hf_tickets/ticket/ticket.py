@@ -14,7 +14,7 @@ from hf_tickets.paths import is_folder, is_local
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
 from hf_tickets.pruning.scope import prunable_weights, unwrap
-from hf_tickets.pruning.shards import cut
+from hf_tickets.pruning.shards import cut, local, whole_shape
 from hf_tickets.ticket.base import Verify, describe_base, verify_base
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import LADDER_FILE, Ladder
@@ -280,9 +280,9 @@ class Ticket:
         if self.theta is None:
             verify_base(model, self.config, verify)
         for target, value in self._theta_for(model, report, strict).items():
-            target.copy_(value)
+            local(target).copy_(cut(value, target))
         for name, entry in report.matched.items():
-            pattern = bit_pattern(cut(mask[entry], parameters[name]).to(parameters[name].device))
+            pattern = bit_pattern(cut(mask[entry], parameters[name]).to(local(parameters[name]).device))
             zero_pruned_(parameters[name], pattern)
         logger.info("ticket of sparsity %.4f applied: %s", self.sparsity, report)
         return report
@@ -314,9 +314,9 @@ class Ticket:
                     if strict and not counter and not is_optional(name, self.config):
                         raise TicketMismatchError(f"the model lacks {prefix}{name}, which is in the ticket's weights")
                     continue
-                if target.shape != value.shape:
+                if (here := whole_shape(target)) != value.shape:
                     raise TicketMismatchError(
-                        f"{prefix}{name} is {tuple(target.shape)} here and {tuple(value.shape)} in the ticket's weights"
+                        f"{prefix}{name} is {tuple(here)} here and {tuple(value.shape)} in the ticket's weights"
                     )
                 pairs[target] = value
         return pairs

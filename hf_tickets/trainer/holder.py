@@ -13,8 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_tickets.errors import PruningError
-from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
-from hf_tickets.pruning.shards import cut, local
+from hf_tickets.pruning.mask import Mask, bit_pattern, pack, unpack_pattern, zero_pruned_
+from hf_tickets.pruning.shards import cut, is_partitioned, local
 from hf_tickets.ticket.matching import canonical_parameters
 from hf_tickets.ticket.ticket import Ticket
 
@@ -80,24 +80,35 @@ class MaskHolder(TrainerCallback):
         self._release()
         if self.ticket is None:
             return
+        while hasattr(optimizer, "optimizer"):  # inside Accelerate's wrapper, and DeepSpeed's
+            optimizer = optimizer.optimizer
+        self._mask_after_step = type(optimizer) not in _KEEP_ZEROS
         report, mask = self.ticket.match(model, prefix=self.prefix), self.ticket.mask
         parameters = canonical_parameters(model)
         for name, entry in report.matched.items():
             parameter = parameters[name]
-            pattern = bit_pattern(cut(mask[entry], parameter).to(parameter.device))
+            pattern = bit_pattern(cut(mask[entry], parameter).to(local(parameter).device))
             self._held.append((parameter, pattern))
             if parameter.requires_grad and under_deepspeed:  # it takes gradients away as soon as they are there
-                self._hooks.append(parameter.register_hook(_masked_gradient(pattern)))
+                self._hooks.append(parameter.register_hook(_masked_gradient(parameter, pattern, mask[entry])))
             elif parameter.requires_grad:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(_gradient_mask(pattern)))
-        if under_deepspeed and any(bool((local(p.detach()) != 0)[pattern == 0].any()) for p, pattern in self._held):
+        if under_deepspeed:
+            self._check_deepspeed(optimizer)
+        self.apply_()
+        self._mask_state(optimizer)
+
+    def _check_deepspeed(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse what would revive weights: DeepSpeed's own copies of them are out of reach."""
+        if self._mask_after_step:
+            raise PruningError(
+                f"under DeepSpeed {type(optimizer).__name__} may revive pruned weights; use one of torch.optim, "
+                'as with optim="adamw_torch"'
+            )
+        if any(bool((local(parameter).detach() != 0)[pattern == 0].any()) for parameter, pattern in self._held):
             raise PruningError(
                 "under DeepSpeed the model must be sparse before training begins: call ticket.apply(model) first"
             )
-        self.apply_()
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper
-        self._mask_after_step = type(optimizer) not in _KEEP_ZEROS
-        self._mask_state(optimizer)
 
     def _mask_state(self, optimizer: torch.optim.Optimizer) -> None:
         """Zero the moments of pruned weights: those of an earlier, denser training would revive them."""
@@ -125,10 +136,13 @@ def _gradient_mask(pattern: Tensor) -> Callable[[Tensor], None]:
     return mask_gradient
 
 
-def _masked_gradient(pattern: Tensor) -> Callable[[Tensor], Tensor]:
+def _masked_gradient(parameter: Tensor, pattern: Tensor, kept: Tensor) -> Callable[[Tensor], Tensor]:
+    # ZeRO-3 shows whole gradients and keeps parts: the whole mask is kept as bits.
+    packed = pack(kept.to(pattern.device)) if is_partitioned(parameter) else None
+
     def mask_gradient(gradient: Tensor) -> Tensor:
         masked = gradient.clone()
-        zero_pruned_(masked, pattern)
+        zero_pruned_(masked, pattern if packed is None else unpack_pattern(packed, gradient.shape))
         return masked
 
     return mask_gradient

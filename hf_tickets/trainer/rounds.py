@@ -23,6 +23,7 @@ from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights, unwrap
+from hf_tickets.pruning.shards import whole_shape
 from hf_tickets.ticket.base import base_fields
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import Ladder
@@ -30,6 +31,7 @@ from hf_tickets.ticket.matching import backbone_prefix
 from hf_tickets.ticket.results import last_matching
 from hf_tickets.ticket.theta import backbone_digest, backbone_state
 from hf_tickets.ticket.ticket import Ticket
+from hf_tickets.trainer.backends import cast_partitioned_, release_engine_
 from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, restore_callback_states
 from hf_tickets.trainer.holder import MaskHolder
 from hf_tickets.trainer.provenance import describe, versions
@@ -200,6 +202,8 @@ class Rounds:
 
     def _run_round(self, index: int) -> None:
         folder, trainer = self.folder, self.trainer
+        if release_engine_(trainer):
+            self._loaded = None
         if index:
             self._find_mask(index)
         mask = self._ladder.mask(index - 1) if index else None
@@ -314,6 +318,7 @@ class Rounds:
         keep = KeepStep(self.rewind, self.folder.theta_step)
         trainer.args.output_dir = str(folder)
         trainer.model_init = lambda: trainer.model
+        cast_partitioned_(trainer.model, trainer.args)
         if isinstance(trainer.model, FSDPModule):
             # The round before has wrapped its layers; Accelerate would look for them once more, in vain.
             trainer.accelerator.state.fsdp_plugin.activation_checkpointing = False
@@ -328,7 +333,9 @@ class Rounds:
                 trainer.remove_callback(keep)
 
     def _prunable(self) -> int:
-        return sum(weight.numel() for weight in prunable_weights(self.trainer.model, self.pruning).values())
+        return sum(
+            whole_shape(weight).numel() for weight in prunable_weights(self.trainer.model, self.pruning).values()
+        )
 
     def _config(self) -> TicketConfig:
         settings = self._record["settings"]

@@ -22,7 +22,6 @@ from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.ticket.card import TAGS
 from hf_tickets.ticket.publishing import public_config
 from hf_tickets.ticket.ticket import Ticket
-from hf_tickets.trainer.backends import check_deepspeed
 from hf_tickets.trainer.checkpoints import (
     MARKER,
     RestoreSums,
@@ -92,8 +91,6 @@ class TicketTrainer(Trainer):
         if pruning is not None and not isinstance(pruning, PruningConfig):
             raise TicketsError(f"pruning must be a PruningConfig, not {type(pruning).__name__}")
         super().__init__(*args, **kwargs)
-        if pruning is not None and self.is_deepspeed_enabled:
-            check_deepspeed(self.accelerator, self.args)
         self.pruning = pruning
         self.rewind = rewind or RewindConfig()
         self.ticket: Ticket | None = None

@@ -7,17 +7,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import replacing
 from hf_tickets.pruning.scope import plain_name, unwrap
-from hf_tickets.pruning.shards import local, rows
+from hf_tickets.pruning.shards import cut_rows, is_spread, local, rows
 from hf_tickets.ticket.theta import backbone_state, state_digest
+from hf_tickets.trainer.backends import trained_weight
 
 
 def save_weights(model: nn.Module, path: Path, leads: bool = True) -> None:
-    """Write every parameter and buffer of a model, tied ones once.
+    """Write every parameter and buffer of a model, tied ones once; under DeepSpeed the optimizer's float32 copies.
 
     Args:
         model: Any module, wrapped or not. Where its weights are spread over processes, every process must call
@@ -31,8 +31,7 @@ def save_weights(model: nn.Module, path: Path, leads: bool = True) -> None:
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        detached = tensor.detach()
-        whole = detached.full_tensor() if isinstance(detached, DTensor) else detached
+        whole = trained_weight(tensor).detach()
         if leads:
             tensors[plain_name(name)] = whole.cpu().contiguous()
     if leads:
@@ -73,9 +72,9 @@ def load_weights_(model: nn.Module, path: Path, choose: Callable[[str], bool] = 
             if unknown:
                 raise RunFolderError(f"{path} holds {unknown[0]}, which this model lacks: another model's run folder")
             for name in names:
-                target = state[name].detach()
-                spread = isinstance(target, DTensor)
-                local(target).copy_(file.get_slice(name)[rows(target)] if spread else file.get_tensor(name))
+                target = state[name]
+                part = file.get_slice(name)[rows(target)] if is_spread(target) else file.get_tensor(name)
+                local(target).copy_(cut_rows(part, target))
     except (SafetensorError, OSError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from None
 

@@ -1,18 +1,23 @@
 """A search in several processes: `torchrun --nproc_per_node 2 processes.py FOLDER [DIE_AT [ROUNDS [BACKEND]]]`.
 
 DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never.
-BACKEND is ddp, zero1, zero2, fsdp2, or fsdp2 with what is switched on: fsdp2-checkpointing, fsdp2-bf16.
+BACKEND is ddp, zero1, zero2, zero3, fsdp2, or one of them with what is switched on: fsdp2-checkpointing, zero3-bf16.
 """
 
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from accelerate.state import DistributedType, PartialState
 from tiny import PruningConfig, TicketTrainer, arguments, bert, sentences
-from transformers import TrainerCallback, TrainingArguments
+from torch.distributed.fsdp import CPUOffloadPolicy
+from transformers import TrainerCallback, TrainingArguments, training_args
+
+with suppress(ImportError):
+    from deepspeed.utils import safe_get_full_fp32_param
 
 from hf_tickets.pruning.shards import cut, local
 from hf_tickets.ticket.matching import canonical_parameters
@@ -41,7 +46,9 @@ class Zeros(TrainerCallback):
         ticket = self.trainer._rounds.holder.ticket
         if ticket is not None:
             weights = canonical_parameters(kwargs["model"].bert)
-            pruned = [local(weights[name].detach())[~cut(kept, weights[name])] for name, kept in ticket.mask.items()]
+            pruned = [local(weights[name]).detach()[~cut(kept, weights[name])] for name, kept in ticket.mask.items()]
+            if args.deepspeed is not None:  # the copies that its optimizer works on
+                pruned += [safe_get_full_fp32_param(weights[name])[~kept] for name, kept in ticket.mask.items()]
             self.revived += sum(int(values.count_nonzero()) for values in pruned)
 
 
@@ -52,18 +59,22 @@ def arguments_for(backend: str, folder: Path, **changes: Any) -> TrainingArgumen
     if backend.startswith("zero"):
         os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true"}
         PartialState(backend="gloo")
+        # transformers takes bf16 outside use_cpu, which DeepSpeed does not bear, for what GPUs do.
+        training_args.is_torch_bf16_gpu_available = lambda: True
         deepspeed = {
-            "zero_optimization": {"stage": int(backend[-1]), "stage3_gather_16bit_weights_on_model_save": True},
+            "zero_optimization": {"stage": int(backend[4]), "stage3_gather_16bit_weights_on_model_save": True},
             "zero_force_ds_cpu_optimizer": False,
             "zero_allow_untested_optimizer": True,
             "train_micro_batch_size_per_gpu": "auto",
             "gradient_accumulation_steps": "auto",
             "gradient_clipping": "auto",
+            "bf16": {"enabled": "auto"},
         }
         return arguments(
             folder,
             deepspeed=deepspeed,
             accelerator_config={"use_configured_state": True},
+            bf16=backend.endswith("bf16"),
             **{**changes, "use_cpu": False},
         )
     config = {
@@ -74,6 +85,8 @@ def arguments_for(backend: str, folder: Path, **changes: Any) -> TrainingArgumen
     args = arguments(folder, fsdp=True, fsdp_config=config, bf16=backend == "fsdp2-bf16", **changes)
     # Accelerate takes FSDP for what GPUs do; nothing else keeps it from the CPU.
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    if backend == "fsdp2-offload":  # without page-locked memory, which only GPUs have
+        args.fsdp_plugin_args["cpu_offload"] = CPUOffloadPolicy(pin_memory=False)
     return args
 
 

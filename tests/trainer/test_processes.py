@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from launching import Launch
 from safetensors.torch import load_file
 from tiny import bert, outcome
@@ -28,7 +29,10 @@ def finish(processes: int, *arguments: str | Path) -> list[list[str]]:
 WITH_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp2", pytest.param("zero2", marks=WITH_DEEPSPEED)])
+BACKENDS = ["ddp", "fsdp2", *(pytest.param(backend, marks=WITH_DEEPSPEED) for backend in ("zero2", "zero3"))]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -93,14 +97,24 @@ def test_another_number_of_processes_is_refused_before_training(alone: Path) -> 
 
 
 @WITH_DEEPSPEED
-def test_zero3_is_refused_before_training(tmp_path: Path) -> None:
-    status, output = Launch(2, tmp_path, "0", "2", "zero3").wait()
-    assert status != 0
-    assert "does not run under ZeRO-3 yet" in output
-    assert list(tmp_path.iterdir()) == []
+def test_masks_are_chosen_on_the_weights_that_the_optimizer_has(tmp_path: Path) -> None:
+    """ZeRO-3 trains in bfloat16 here: its float32 copies are what is saved, and what one killed goes on from."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    first, second = finish(2, whole, "0", "2", "zero3-bf16")
+    assert first == second
+    trained = load_file(whole / "_run/round-02/trained.safetensors")
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in trained.values())
+    status, output = Launch(2, killed, "9", "2", "zero3-bf16").wait()
+    assert status != 0, output
+    finish(2, killed, "0", "2", "zero3-bf16")
+    assert outcome(killed) == outcome(whole)
 
 
-@pytest.mark.parametrize("variant", ["fsdp2-checkpointing", "fsdp2-bf16", pytest.param("zero1", marks=WITH_DEEPSPEED)])
+VARIANTS = ["fsdp2-checkpointing", "fsdp2-bf16", "fsdp2-offload"]
+VARIANTS += [pytest.param(variant, marks=WITH_DEEPSPEED) for variant in ("zero1", "zero2-bf16")]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_find_one_ticket_on_all_processes(variant: str, tmp_path: Path) -> None:
     first, second = finish(2, tmp_path, "0", "2", variant)
     assert first == second
