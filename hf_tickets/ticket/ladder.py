@@ -59,7 +59,7 @@ class Ladder:
     def __init__(self, masks: Iterable[Mask] = ()) -> None:
         self.shapes: dict[str, Shape] = {}
         self.rungs: list[Rung] = []
-        self._last: tuple[int, Mask] | None = None
+        self._last: tuple[int, Mask | None] = -1, None  # the mask at hand, and of which rung it is
         for mask in masks:
             self.append(mask)
 
@@ -100,7 +100,7 @@ class Ladder:
         self._last = len(self.rungs) - 1, mask.to("cpu")
 
     def mask(self, index: int) -> Mask:
-        """Return the mask of a rung.
+        """Return the mask of a rung; a later rung is composed from the mask that was asked for last.
 
         Args:
             index: 0 for the densest.
@@ -109,14 +109,16 @@ class Ladder:
             TicketFileError: The payload is damaged or its digest is not the recorded one.
         """
         # By index: a stranger's file may record one digest for two rungs.
-        if self._last is not None and self._last[0] == index:
-            return self._last[1]
+        known, last = self._last if self._last[0] <= index else (-1, None)
+        if last is not None and known == index:
+            return last
 
-        rungs = self.rungs[: index + 1]
+        rungs = self.rungs[known + 1 : index + 1]
+        entries = last.kept_by_layer if last is not None else {name: prod(self.shapes[name]) for name in self.shapes}
 
         def compose(name: str) -> tuple[torch.Tensor, list[int]]:
-            levels: list[numpy.ndarray] = []
-            counts = [prod(self.shapes[name])]
+            levels = [_flat(last, name)] if last is not None else []
+            counts = [entries[name]]
             for rung in rungs:
                 levels.append(decode(rung.payloads[name], counts[-1]))
                 counts.append(int(numpy.count_nonzero(levels[-1])))

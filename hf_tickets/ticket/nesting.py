@@ -52,6 +52,8 @@ def expand(rungs: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
         TicketFileError: no rung, or a rung's length is not the number of entries that the one before keeps.
     """
     _check_nested(rungs)
+    if len(rungs) == 1:
+        return rungs[0].copy()
     mask = np.zeros(len(rungs[0]), dtype=np.bool_)
     reached = [0] * len(rungs)
     for start in range(0, len(mask), TILE):
