@@ -6,7 +6,7 @@ Accelerate takes both for what GPUs do: without these lines it would run DDP, or
 import os
 from typing import Any
 
-from accelerate.state import DistributedType, PartialState
+from accelerate.state import AcceleratorState, DistributedType, PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
@@ -19,6 +19,7 @@ def on_cpu(fields: dict[str, Any]) -> TrainingArguments:
     """
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         os.environ["DS_ACCELERATOR"] = "cpu"
+        AcceleratorState._reset_state()  # as TrainingArguments does where it chooses the backend itself
         PartialState(backend="gloo")
         accelerator = {**(fields.get("accelerator_config") or {}), "use_configured_state": True}
         return TrainingArguments(**{**fields, "use_cpu": False, "accelerator_config": accelerator})

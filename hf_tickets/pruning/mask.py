@@ -98,9 +98,7 @@ class Mask(Mapping[str, Tensor]):
         if self._digest is None:
             hasher = hashlib.sha256()
             for name in sorted(self):
-                shape = "x".join(map(str, self[name].shape))
-                hasher.update(f"{json.dumps(name)} {shape}\n".encode())
-                hasher.update(numpy.packbits(self[name].cpu().numpy().reshape(-1)).data)
+                hash_layer(hasher, name, self[name])
             self._digest = hasher.hexdigest()
         return self._digest
 
@@ -159,6 +157,19 @@ class Mask(Mapping[str, Tensor]):
             different = sorted(set(self.shapes.items()) ^ set(other.shapes.items()))[0][0]
             raise PruningError(f"the masks are over other weights: {different} differs in name or shape")
         return Mask({name: operation(value, other[name].to(value.device)) for name, value in self.items()})
+
+
+def hash_layer(hasher: "hashlib._Hash", name: str, kept: Tensor) -> None:
+    """Add a layer to the digest of a mask, whose layers follow in the order of names.
+
+    Args:
+        hasher: A SHA-256.
+        name: Name of the layer.
+        kept: Bool tensor.
+    """
+    shape = "x".join(map(str, kept.shape))
+    hasher.update(f"{json.dumps(name)} {shape}\n".encode())
+    hasher.update(numpy.packbits(kept.cpu().numpy().reshape(-1)).data)
 
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -1,9 +1,12 @@
 """`Ladder`: nested masks in one small file, each rung coded over the survivors of the rung before."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -16,7 +19,7 @@ from safetensors.numpy import save_file
 
 from hf_tickets.errors import TicketFileError
 from hf_tickets.files import replacing
-from hf_tickets.pruning.mask import Mask
+from hf_tickets.pruning.mask import Mask, hash_layer
 from hf_tickets.ticket.coding import MAXIMUM_EXPANSION, decode, encode
 from hf_tickets.ticket.nesting import expand, survivors
 
@@ -60,6 +63,7 @@ class Ladder:
         self.shapes: dict[str, Shape] = {}
         self.rungs: list[Rung] = []
         self._last: tuple[int, Mask | None] = -1, None  # the mask at hand, and of which rung it is
+        self._checked: set[int] = set()  # rungs whose payloads are known to be what is recorded
         for mask in masks:
             self.append(mask)
 
@@ -84,20 +88,42 @@ class Ladder:
         Args:
             mask: A mask over the same weights that keeps none that the last rung pruned.
         """
-        previous = self.mask(len(self.rungs) - 1) if self.rungs else None
-        if previous is not None and (mask.shapes != previous.shapes or not mask <= previous):
-            raise TicketFileError("the rungs of a ticket must be nested masks over the same weights")
-        if not mask:
-            raise TicketFileError("a ticket's mask must cover at least one weight")
-
-        def code(name: str) -> bytes:
-            before = _flat(previous, name) if previous is not None else None
-            return encode(survivors(before, _flat(mask, name)))
-
-        payloads = dict(zip(mask, _in_threads(code, list(mask)), strict=True))
-        self.shapes = mask.shapes
-        self.rungs.append(Rung(mask.kept, mask.digest, payloads))
+        self.append_layers(mask.shapes, mask.__getitem__)
         self._last = len(self.rungs) - 1, mask.to("cpu")
+
+    def append_layers(self, shapes: Mapping[str, Shape], read: Callable[[str], torch.Tensor]) -> None:
+        """Add a sparser mask as the next rung, with no more than a few of its layers in memory.
+
+        Args:
+            shapes: Shape of each layer.
+            read: Gives a layer of the mask, bool; called once for each, in the order of names.
+        """
+        if not shapes:
+            raise TicketFileError("a ticket's mask must cover at least one weight")
+        if self.rungs and shapes != self.shapes:
+            raise TicketFileError("the rungs of a ticket must be nested masks over the same weights")
+        before = len(self.rungs) - 1
+
+        def code(name: str, kept: torch.Tensor) -> bytes:
+            previous = _flat(self._layer(before, name)[0]) if before >= 0 else None
+            return encode(survivors(previous, _flat(kept)))
+
+        hasher, count, coded = hashlib.sha256(), 0, dict.fromkeys(shapes, b"")
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            coding: deque[tuple[str, Future[bytes]]] = deque()
+            for name in sorted(shapes):
+                kept = read(name).cpu()
+                hash_layer(hasher, name, kept)
+                count += int(kept.count_nonzero())
+                coding.append((name, pool.submit(code, name, kept)))
+                if len(coding) > threads:
+                    done, payload = coding.popleft()
+                    coded[done] = payload.result()
+            coded |= {name: payload.result() for name, payload in coding}
+        self.shapes = dict(shapes)
+        self.rungs.append(Rung(count, hasher.hexdigest(), coded))
+        self._checked.add(len(self.rungs) - 1)
 
     def mask(self, index: int) -> Mask:
         """Return the mask of a rung; a later rung is composed from the mask that was asked for last.
@@ -109,30 +135,75 @@ class Ladder:
             TicketFileError: The payload is damaged or its digest is not the recorded one.
         """
         # By index: a stranger's file may record one digest for two rungs.
-        known, last = self._last if self._last[0] <= index else (-1, None)
-        if last is not None and known == index:
-            return last
-
-        rungs = self.rungs[known + 1 : index + 1]
-        entries = last.kept_by_layer if last is not None else {name: prod(self.shapes[name]) for name in self.shapes}
-
-        def compose(name: str) -> tuple[torch.Tensor, list[int]]:
-            levels = [_flat(last, name)] if last is not None else []
-            counts = [entries[name]]
-            for rung in rungs:
-                levels.append(decode(rung.payloads[name], counts[-1]))
-                counts.append(int(numpy.count_nonzero(levels[-1])))
-            return torch.from_numpy(expand(levels)).reshape(self.shapes[name]), counts[1:]
-
-        layers = dict(zip(self.shapes, _in_threads(compose, list(self.shapes)), strict=True))
-        # A wrong count would sell a rung under another sparsity.
-        if [rung.kept for rung in rungs] != [sum(kept) for kept in zip(*(c for _, c in layers.values()), strict=True)]:
-            raise TicketFileError("the rungs do not keep as many weights as is recorded: damaged file")
+        if self._last[1] is not None and self._last[0] == index:
+            return self._last[1]
+        layers = dict(zip(self.shapes, _in_threads(partial(self._layer, index), list(self.shapes)), strict=True))
         mask = Mask({name: kept for name, (kept, _) in layers.items()})
-        if mask.digest != self.rungs[index].digest:
-            raise TicketFileError(f"the mask of rung {index + 1} does not have its recorded digest: damaged file")
+        self._check(index, [counts for _, counts in layers.values()], mask.digest)
         self._last = index, mask
         return mask
+
+    def layers(self, index: int, hold: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+        """Iterate over the layers of a rung's mask, bool tensors on the CPU.
+
+        Args:
+            index: 0 for the densest.
+            hold: Whether the whole mask may be in memory, and stay there for the next time.
+
+        Raises:
+            TicketFileError: As for `mask`, before the first layer is given.
+        """
+        if hold:
+            yield from self.mask(index).items()
+            return
+        self._check_layers(index)
+        for name in self.shapes:
+            yield name, self._layer(index, name)[0]
+
+    def alone(self, index: int) -> "Ladder":
+        """Return a rung as a ladder of its own.
+
+        Args:
+            index: 0 for the densest.
+        """
+        if len(self.rungs) == 1:
+            return self
+        if self._last[1] is not None and self._last[0] == index:
+            return Ladder([self._last[1]])
+        self._check_layers(index)
+        ladder = Ladder()
+        ladder.append_layers(self.shapes, lambda name: self._layer(index, name)[0])
+        return ladder
+
+    def _layer(self, index: int, name: str) -> tuple[torch.Tensor, list[int]]:
+        """Compose a layer of a rung's mask; say how many weights of it each rung that was decoded keeps."""
+        known, last = self._last if self._last[0] <= index else (-1, None)
+        levels = [_flat(last[name])] if last is not None else []
+        counts = [last.kept_by_layer[name] if last is not None else prod(self.shapes[name])]
+        for rung in self.rungs[known + 1 : index + 1]:
+            levels.append(decode(rung.payloads[name], counts[-1]))
+            counts.append(int(numpy.count_nonzero(levels[-1])))
+        return torch.from_numpy(expand(levels)).reshape(self.shapes[name]), counts[1:]
+
+    def _check_layers(self, index: int) -> None:
+        """Check a mask that was not checked before, a layer at a time."""
+        if index in self._checked:
+            return
+        hasher, counts = hashlib.sha256(), []
+        for name in sorted(self.shapes):
+            kept, kept_by_rung = self._layer(index, name)
+            hash_layer(hasher, name, kept)
+            counts.append(kept_by_rung)
+        self._check(index, counts, hasher.hexdigest())
+
+    def _check(self, index: int, counts: Sequence[Sequence[int]], digest: str) -> None:
+        """Refuse a mask that is not the recorded one; a wrong count would sell a rung under another sparsity."""
+        kept = [sum(layers) for layers in zip(*counts, strict=True)]
+        if kept != [rung.kept for rung in self.rungs[index + 1 - len(kept) : index + 1]]:
+            raise TicketFileError("the rungs do not keep as many weights as is recorded: damaged file")
+        if digest != self.rungs[index].digest:
+            raise TicketFileError(f"the mask of rung {index + 1} does not have its recorded digest: damaged file")
+        self._checked.add(index)
 
     def save(self, path: Path) -> None:
         """Write the ladder as one safetensors file."""
@@ -216,8 +287,8 @@ def _shape(sizes: Any) -> Shape:
     return shape
 
 
-def _flat(mask: Mask, name: str) -> numpy.ndarray:
-    return mask[name].cpu().numpy().reshape(-1)
+def _flat(kept: torch.Tensor) -> numpy.ndarray:
+    return kept.cpu().numpy().reshape(-1)
 
 
 def _in_threads(function: Callable[[T], R], items: list[T]) -> list[R]:

@@ -1,7 +1,7 @@
 """`Ticket`: masks and provenance that travel as two small files."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hf_tickets.paths import is_folder, is_local
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.mask import Mask, bit_pattern, zero_pruned_
 from hf_tickets.pruning.scope import prunable_weights, unwrap
-from hf_tickets.pruning.shards import cut, local, whole_shape
+from hf_tickets.pruning.shards import cut, is_spread, local, whole_shape
 from hf_tickets.ticket.base import Verify, describe_base, verify_base
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import LADDER_FILE, Ladder
@@ -248,6 +248,22 @@ class Ticket:
         """Say how the ticket fits a model, without changing it; arguments and errors as in `apply`."""
         return match(self.ladder.shapes, model, self.config, strict, prefix)
 
+    def matched_masks(self, model: nn.Module, report: ApplyReport) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Pair the weights of a model with their whole masks, one at a time where weights are spread over processes.
+
+        Args:
+            model: As for `match`.
+            report: What `match` returned.
+        """
+        parameters = canonical_parameters(model)
+        places: dict[str, list[nn.Parameter]] = {}
+        for name, entry in report.matched.items():
+            places.setdefault(entry, []).append(parameters[name])
+        spread = any(is_spread(parameter) for parameter in parameters.values())
+        for entry, kept in self.ladder.layers(self._index, hold=not spread):
+            for parameter in places.get(entry, ()):
+                yield parameter, kept
+
     @torch.no_grad()
     def apply(
         self,
@@ -275,15 +291,12 @@ class Ticket:
             TicketMismatchError: The ticket does not fit; nothing is changed then.
         """
         report = self.match(model, strict, prefix)
-        mask = self.mask
-        parameters = canonical_parameters(model)
         if self.theta is None:
             verify_base(model, self.config, verify)
         for target, value in self._theta_for(model, report, strict).items():
             local(target).copy_(cut(value, target))
-        for name, entry in report.matched.items():
-            pattern = bit_pattern(cut(mask[entry], parameters[name]).to(local(parameters[name]).device))
-            zero_pruned_(parameters[name], pattern)
+        for parameter, kept in self.matched_masks(model, report):
+            zero_pruned_(parameter, bit_pattern(cut(kept, parameter).to(local(parameter).device)))
         logger.info("ticket of sparsity %.4f applied: %s", self.sparsity, report)
         return report
 

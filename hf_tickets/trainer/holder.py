@@ -14,8 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_tickets.errors import PruningError
 from hf_tickets.pruning.mask import Mask, bit_pattern, pack, unpack_pattern, zero_pruned_
-from hf_tickets.pruning.shards import cut, is_partitioned, local
-from hf_tickets.ticket.matching import canonical_parameters
+from hf_tickets.pruning.shards import cut, is_partitioned, is_spread, local
 from hf_tickets.ticket.ticket import Ticket
 
 # Optimizers whose step leaves a weight at zero when weight, gradient and state are zero. After any other one
@@ -83,14 +82,12 @@ class MaskHolder(TrainerCallback):
         while hasattr(optimizer, "optimizer"):  # inside Accelerate's wrapper, and DeepSpeed's
             optimizer = optimizer.optimizer
         self._mask_after_step = type(optimizer) not in _KEEP_ZEROS
-        report, mask = self.ticket.match(model, prefix=self.prefix), self.ticket.mask
-        parameters = canonical_parameters(model)
-        for name, entry in report.matched.items():
-            parameter = parameters[name]
-            pattern = bit_pattern(cut(mask[entry], parameter).to(local(parameter).device))
+        report = self.ticket.match(model, prefix=self.prefix)
+        for parameter, kept in self.ticket.matched_masks(model, report):
+            pattern = bit_pattern(cut(kept, parameter).to(local(parameter).device, copy=is_spread(parameter)))
             self._held.append((parameter, pattern))
             if parameter.requires_grad and under_deepspeed:  # it takes gradients away as soon as they are there
-                self._hooks.append(parameter.register_hook(_masked_gradient(parameter, pattern, mask[entry])))
+                self._hooks.append(parameter.register_hook(_masked_gradient(parameter, pattern, kept)))
             elif parameter.requires_grad:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(_gradient_mask(pattern)))
         if under_deepspeed:

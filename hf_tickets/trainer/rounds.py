@@ -19,11 +19,10 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_tickets.errors import PruningError, RunFolderError, TicketFileError
 from hf_tickets.pruning.config import PruningConfig
-from hf_tickets.pruning.mask import Mask
-from hf_tickets.pruning.prune import prune
+from hf_tickets.pruning.prune import prune_parts
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights, unwrap
-from hf_tickets.pruning.shards import whole_shape
+from hf_tickets.pruning.shards import assemble, cut, is_spread, whole_shape
 from hf_tickets.ticket.base import base_fields
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.ladder import Ladder
@@ -206,8 +205,7 @@ class Rounds:
             self._loaded = None
         if index:
             self._find_mask(index)
-        mask = self._ladder.mask(index - 1) if index else None
-        self.holder.ticket = Ticket(mask, self._config()) if mask is not None else None
+        self.holder.ticket = Ticket(self._ladder.alone(index - 1), self._config()) if index else None
         self._load_start(index)
         restore_callback_states(self._callback_states)
         with self._training_in(folder.round(index)):
@@ -219,9 +217,9 @@ class Rounds:
         save_weights(trainer.model, folder.trained(index), self._leads)
         result = RoundResult(
             round=index,
-            sparsity=mask.sparsity if mask is not None else 0.0,
-            kept=mask.kept if mask is not None else self._prunable(),
-            digest=mask.digest if mask is not None else None,
+            sparsity=self._ladder.sparsities[index - 1] if index else 0.0,
+            kept=self._ladder.rungs[index - 1].kept if index else self._prunable(),
+            digest=self._ladder.digests[index - 1] if index else None,
             metrics=metrics,
             steps=output.global_step,
             seconds=round(seconds, 3),
@@ -239,25 +237,32 @@ class Rounds:
         self._wait()
 
     def _find_mask(self, index: int) -> None:
-        """Prune the weights that the round before trained."""
+        """Prune the weights that the round before trained; no process holds more of a spread mask than its part."""
         if len(self._ladder.rungs) >= index:
             return
         if self._loaded != index - 1:
             load_weights_(self.trainer.model, self.folder.trained(index - 1))
-        previous = self._ladder.mask(index - 2) if index > 1 else None
+        weights = prunable_weights(self.trainer.model, self.pruning)
+        spread = any(map(is_spread, weights.values()))
+        before: dict[str, Tensor] = {}
+        kept: dict[str, int] = {}
+        for name, layer in self._ladder.layers(index - 2, hold=not spread) if index > 1 else ():
+            part = cut(layer, weights[name])
+            before[name], kept[name] = part.clone() if spread else part, int(layer.count_nonzero())
         # A criterion that draws at random ranks anew each round, from a seed of its own.
         config = replace(self.pruning, pruning_seed=self.pruning.pruning_seed + index - 1)
-        mask = prune(self.trainer.model, config, previous, self.sparsities[index - 1])
-        self._agree(mask)
-        self._ladder.append(mask.to("cpu"))
+        parts = prune_parts(weights, config, self.sparsities[index - 1], before or None, kept or None)
+        shapes = {name: tuple(whole_shape(weight)) for name, weight in weights.items()}
+        self._ladder.append_layers(shapes, lambda name: assemble(parts[name], weights[name]))
+        self._agree(self._ladder.digests[-1])
         if self._leads:
             self._ladder.save(self.folder.masks)
 
-    def _agree(self, mask: Mask) -> None:
+    def _agree(self, digest: str) -> None:
         """Refuse to go on where processes chose other masks: their weights differ, and so would the ticket."""
         if self.trainer.args.world_size == 1:
             return
-        digests = gather_object([mask.digest])
+        digests = gather_object([digest])
         if len(set(digests)) > 1:
             raise PruningError(f"the processes chose {len(set(digests))} different masks: their weights went apart")
 
