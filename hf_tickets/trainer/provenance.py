@@ -51,6 +51,7 @@ def describe(
         "model": type(unwrap(trainer.model)).__name__,
         "model_config": _model_config(trainer),
         "processes": trainer.args.world_size,
+        "backend": _backend(trainer),
         "examples": len(train_dataset) if hasattr(train_dataset, "__len__") else None,
         "task": provenance.get("task", {}),
         "pruning": pruning.to_dict(),
@@ -90,6 +91,15 @@ def significant_arguments(args: Any) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that bear on the result."""
     return {"hf_tickets": __version__, **{name: version(name) for name in LIBRARIES}}
+
+
+def _backend(trainer: TicketTrainer) -> str | None:
+    """Return what spreads the weights over processes, whose checkpoints no other can read."""
+    if trainer.is_deepspeed_enabled:
+        return f"ZeRO-{trainer.accelerator.state.deepspeed_plugin.zero_stage}"
+    if trainer.is_fsdp_enabled:
+        return f"FSDP{trainer.accelerator.state.fsdp_plugin.fsdp_version}"
+    return None
 
 
 def _model_config(trainer: TicketTrainer) -> dict[str, Any]:

@@ -57,5 +57,24 @@ def load_renamed_(model: nn.Module, checkpoint: Path) -> None:
     model.load_state_dict(loaded.state_dict())
 
 
+def name_layers_to_shard(plugin: Any, model: Any) -> None:
+    """Tell Accelerate's FSDP2 which layers to shard as units, where the user does not.
+
+    By itself it takes all of `_no_split_modules`, and then the word embeddings once more that one of them may hold, as
+    BERT's does; torch refuses that.
+
+    Args:
+        plugin: Accelerate's `FullyShardedDataParallelPlugin`.
+        model: The model, not wrapped.
+    """
+    if plugin.fsdp_version != 2 or plugin.transformer_cls_names_to_wrap is not None:
+        return
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    embedding = model.get_input_embeddings() if names and hasattr(model, "get_input_embeddings") else None
+    holding = {type(layer).__name__ for layer in layers if any(part is embedding for part in layer.modules())}
+    plugin.transformer_cls_names_to_wrap = sorted({type(layer).__name__ for layer in layers} - holding)
+
+
 def _loss(outputs: Any) -> torch.Tensor:
     return outputs["loss"] if isinstance(outputs, dict) else outputs[0]

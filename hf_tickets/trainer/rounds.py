@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import gather_object
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -33,6 +32,7 @@ from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.backends import cast_partitioned_, release_engine_
 from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, restore_callback_states
 from hf_tickets.trainer.holder import MaskHolder
+from hf_tickets.trainer.processes import check_agreement, wait_for_everyone
 from hf_tickets.trainer.provenance import describe, versions
 from hf_tickets.trainer.rewind import RewindConfig
 from hf_tickets.trainer.run_folder import RoundResult, RunFolder, differences
@@ -116,10 +116,6 @@ class Rounds:
         """Whether this process, alone of all, writes the run folder; the others read it."""
         return bool(self.trainer.is_world_process_zero())
 
-    def _wait(self) -> None:
-        """Wait until every process is here, and so until the first has written."""
-        self.trainer.accelerator.wait_for_everyone()
-
     def _run(self) -> TrainOutput:
         self._open()
         if len(self.results) > len(self.sparsities):
@@ -143,10 +139,10 @@ class Rounds:
             settings = describe(self.trainer, self.pruning, self.rewind, self._provenance)
             self._record = {"settings": settings, "backbone_digest": backbone_digest(self.trainer.model)}
             self._callback_states = callback_states(self.trainer)
-        self._wait()  # nothing is written before all have read
+        wait_for_everyone()  # nothing is written before all have read
         if record is None:
             save_weights(self.trainer.model, folder.theta0, self._leads)
-            self._wait()
+            wait_for_everyone()
             self._check_shared()
             self._record["theta0_digest"] = file_digest(folder.theta0)
         else:
@@ -159,7 +155,7 @@ class Rounds:
             folder.write_record(self._record)
             folder.tidy(len(self.results))
             self._restore_ticket()
-        self._wait()
+        wait_for_everyone()
 
     def _check_shared(self) -> None:
         if not self.folder.theta0.exists():
@@ -234,7 +230,7 @@ class Rounds:
             folder.finish(result)
         if trainer.ticket is not None:
             trainer.push_round(index)
-        self._wait()
+        wait_for_everyone()
 
     def _find_mask(self, index: int) -> None:
         """Prune the weights that the round before trained; no process holds more of a spread mask than its part."""
@@ -254,17 +250,9 @@ class Rounds:
         parts = prune_parts(weights, config, self.sparsities[index - 1], before or None, kept or None)
         shapes = {name: tuple(whole_shape(weight)) for name, weight in weights.items()}
         self._ladder.append_layers(shapes, lambda name: assemble(parts[name], weights[name]))
-        self._agree(self._ladder.digests[-1])
+        check_agreement(self._ladder.digests[-1])
         if self._leads:
             self._ladder.save(self.folder.masks)
-
-    def _agree(self, digest: str) -> None:
-        """Refuse to go on where processes chose other masks: their weights differ, and so would the ticket."""
-        if self.trainer.args.world_size == 1:
-            return
-        digests = gather_object([digest])
-        if len(set(digests)) > 1:
-            raise PruningError(f"the processes chose {len(set(digests))} different masks: their weights went apart")
 
     def _load_start(self, index: int) -> None:
         """Put the weights that a round starts from into the model."""

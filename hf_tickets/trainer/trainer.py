@@ -33,7 +33,8 @@ from hf_tickets.trainer.checkpoints import (
     write_marker,
 )
 from hf_tickets.trainer.holder import MaskHolder
-from hf_tickets.trainer.repairs import keys_differ, load_renamed_, loss_counts_items
+from hf_tickets.trainer.processes import ShareBuffers
+from hf_tickets.trainer.repairs import keys_differ, load_renamed_, loss_counts_items, name_layers_to_shard
 from hf_tickets.trainer.rewind import RewindConfig
 from hf_tickets.trainer.rounds import Rounds
 from hf_tickets.trainer.run_folder import RoundResult, RunFolder
@@ -91,6 +92,8 @@ class TicketTrainer(Trainer):
         if pruning is not None and not isinstance(pruning, PruningConfig):
             raise TicketsError(f"pruning must be a PruningConfig, not {type(pruning).__name__}")
         super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            name_layers_to_shard(self.accelerator.state.fsdp_plugin, self.model)
         self.pruning = pruning
         self.rewind = rewind or RewindConfig()
         self.ticket: Ticket | None = None
@@ -116,6 +119,8 @@ class TicketTrainer(Trainer):
         elif pruning is not None:
             self._rounds = Rounds(self, pruning, self.rewind, dict(provenance or {}))
             self._add_first(self._rounds.holder)
+        if self.exact and self.args.world_size > 1:
+            self.add_callback(ShareBuffers())
 
     @property
     def exact(self) -> bool:

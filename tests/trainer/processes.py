@@ -1,36 +1,42 @@
 """A search in several processes: `torchrun --nproc_per_node 2 processes.py FOLDER [DIE_AT [ROUNDS [BACKEND]]]`.
 
-DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never.
-BACKEND is ddp, zero1, zero2, zero3, fsdp2, or one of them with what is switched on: fsdp2-checkpointing, zero3-bf16.
+DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never,
+and below 0 it raises an error instead.
+BACKEND is ddp, zero1, zero2, zero3, fsdp2, or one of them with what is switched on: fsdp2-checkpointing, zero3-bf16,
+zero2-batchnorm, ddp-slow.
 """
 
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from accelerate.state import DistributedType, PartialState
-from tiny import PruningConfig, TicketTrainer, arguments, bert, sentences
+from tiny import PruningConfig, TicketTrainer, arguments, bert, images, resnet, sentences
 from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import TrainerCallback, TrainingArguments, training_args
 
 with suppress(ImportError):
     from deepspeed.utils import safe_get_full_fp32_param
 
+from hf_tickets.pruning.scope import backbone
 from hf_tickets.pruning.shards import cut, local
 from hf_tickets.ticket.matching import canonical_parameters
 
 
 class Die(TrainerCallback):
-    """Ends its process without a word after so many steps."""
+    """Ends its process after so many steps, without a word, or with an error."""
 
     def __init__(self, steps: int) -> None:
-        self.left = steps
+        self.left, self.speaks = abs(steps), steps < 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.left -= 1
+        if self.left == 0 and self.speaks:
+            raise OSError("the scratch disk is gone")
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -45,7 +51,7 @@ class Zeros(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         ticket = self.trainer._rounds.holder.ticket
         if ticket is not None:
-            weights = canonical_parameters(kwargs["model"].bert)
+            weights = canonical_parameters(backbone(kwargs["model"]))
             pruned = [local(weights[name]).detach()[~cut(kept, weights[name])] for name, kept in ticket.mask.items()]
             if args.deepspeed is not None:  # the copies that its optimizer works on
                 pruned += [safe_get_full_fp32_param(weights[name])[~kept] for name, kept in ticket.mask.items()]
@@ -54,7 +60,9 @@ class Zeros(TrainerCallback):
 
 def arguments_for(backend: str, folder: Path, **changes: Any) -> TrainingArguments:
     """Training arguments for a backend."""
-    if backend == "ddp":
+    if backend == "ddp-slow":
+        changes["ddp_timeout"] = 10
+    if backend.startswith("ddp"):
         return arguments(folder, **changes)
     if backend.startswith("zero"):
         os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true"}
@@ -111,15 +119,20 @@ def main() -> None:
         eval_strategy="epoch",
         weight_decay=0.1,
     )
+    with_images = backend.endswith("batchnorm")
+    examples = images if with_images else sentences
     trainer = TicketTrainer(
-        bert(dropout=0.0),
+        resnet() if with_images else bert(dropout=0.0),
         args,
-        train_dataset=sentences(48),
-        eval_dataset=sentences(12, 60),
+        train_dataset=examples(48),
+        eval_dataset=examples(12, 60),
         pruning=PruningConfig(amount=0.4, rounds=rounds),
         callbacks=callbacks,
     )
     zeros.trainer = trainer
+    if backend == "ddp-slow" and rank == 0:  # as where the ticket is written to, or pushed over, a slow line
+        finish = trainer._rounds.folder.finish
+        trainer._rounds.folder.finish = lambda result: (time.sleep(15), finish(result))
     trainer.train()
     assert trainer.ticket is not None
     digests = " ".join(rung.digest for rung in trainer.ticket.ladder.rungs)

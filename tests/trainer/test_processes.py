@@ -1,7 +1,6 @@
 """A search in two processes under DDP, FSDP2 and DeepSpeed: the ranks agree, and one that is killed changes nothing."""
 
 import re
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,18 +54,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_process_chooses_the_same_mask_from_the_same_weights(whole: Path, backend: str, tmp_path: Path) -> None:
-    """A third round, whose mask two processes choose on the weights that are saved here."""
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    model = bert(dropout=0.0)
-    model.load_state_dict(load_file(folder / "_run/round-02/trained.safetensors"), strict=False)
-    expected = prune(model, PruningConfig(amount=0.4, rounds=3), Ticket.from_pretrained(folder, 0.64).mask)
-    first, second = finish(2, folder, "0", "3", backend)
-    assert first == second
-    assert first[-1] == expected.digest
-
-
 def test_two_processes_train_as_one_does(whole: Path, alone: Path, backend: str) -> None:
     """The same batches, so the same weights but for the order of sums; what differs in the masks is printed."""
     ours, theirs = (Ticket.from_pretrained(folder, 0.64) for folder in (whole, alone))
@@ -82,12 +69,28 @@ def test_two_processes_train_as_one_does(whole: Path, alone: Path, backend: str)
 
 
 def test_one_process_killed_and_the_same_command_again(whole: Path, backend: str, tmp_path: Path) -> None:
-    """Killed in the second round, after the ninth step of all."""
-    status, output = Launch(2, tmp_path, "9", "2", backend).wait()
+    """Killed in the second round, at step 15 of 18 in all; the weights that its mask was chosen on lie there."""
+    status, output = Launch(2, tmp_path, "15", "2", backend).wait()
     assert status != 0
     assert "SIGKILL" in output
+    model = bert(dropout=0.0)
+    model.load_state_dict(load_file(tmp_path / "_run/round-01/trained.safetensors"), strict=False)
+    in_one_process = prune(model, PruningConfig(amount=0.4, rounds=2), Ticket.from_pretrained(tmp_path).mask)
+    assert in_one_process.digest == Ticket.from_pretrained(whole, 0.64).mask.digest
     finish(2, tmp_path, "0", "2", backend)
     assert outcome(tmp_path) == outcome(whole)
+
+
+def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
+    status, output = Launch(2, tmp_path, "-3").wait(60)
+    assert status != 0
+    assert "OSError: the scratch disk is gone" in output
+
+
+def test_others_wait_for_the_first_longer_than_for_each_other(tmp_path: Path) -> None:
+    """It takes 15 seconds to write what it found; processes in a training wait for 10 at most."""
+    first, second = finish(2, tmp_path, "0", "1", "ddp-slow")
+    assert first == second
 
 
 def test_another_number_of_processes_is_refused_before_training(alone: Path) -> None:
@@ -110,8 +113,19 @@ def test_masks_are_chosen_on_the_weights_that_the_optimizer_has(tmp_path: Path) 
     assert outcome(killed) == outcome(whole)
 
 
-VARIANTS = ["fsdp2-checkpointing", "fsdp2-bf16", "fsdp2-offload"]
-VARIANTS += [pytest.param(variant, marks=WITH_DEEPSPEED) for variant in ("zero1", "zero2-bf16")]
+@WITH_DEEPSPEED
+def test_buffers_are_the_first_process_s(tmp_path: Path) -> None:
+    """BatchNorm statistics under ZeRO-2, which shares none: a process that is killed goes on from the same."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    first, second = finish(2, whole, "0", "1", "zero2-batchnorm")
+    assert first == second
+    status, output = Launch(2, killed, "9", "1", "zero2-batchnorm").wait()
+    assert status != 0, output
+    finish(2, killed, "0", "1", "zero2-batchnorm")
+    assert outcome(killed) == outcome(whole)
+
+
+VARIANTS = ["fsdp2-checkpointing", "fsdp2-bf16", "fsdp2-offload", pytest.param("zero1-bf16", marks=WITH_DEEPSPEED)]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
