@@ -51,6 +51,7 @@ def save_card(
 
 def _draw(ticket: "Ticket", folder: Path) -> Iterator[dict[str, str]]:
     """Draw the ticket's pictures; yield file and caption of each."""
+    ticket = ticket.at(ticket.default_sparsity)
     config, metric = ticket.config, metric_name(ticket.config)
     measured = [rung for rung in config.rungs if isinstance(rung.get("sparsity"), float)]
     points = [(rung["sparsity"], value_of(rung, metric)) for rung in measured]
@@ -67,12 +68,15 @@ def make_card(
 ) -> ModelCard:
     """Return the card of a ticket; text that comes from its config is escaped.
 
+    It speaks of the rung that is taken where none is named, whichever is selected here.
+
     Args:
         ticket: A ticket that may be published.
         repo_id: Where it will lie on the Hub.
         tags: More tags.
         figures: File and caption of each picture.
     """
+    ticket = ticket.at(ticket.default_sparsity)
     config, metric, mask = ticket.config, metric_name(ticket.config), ticket.mask
     found = _found(config)
     text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True).rstrip() if found else ""

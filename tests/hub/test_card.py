@@ -147,6 +147,24 @@ def test_the_default_named_is_the_one_taken() -> None:
         assert f"{made.default_sparsity:.4f}" == expected
 
 
+def test_a_card_speaks_of_the_default_whichever_rung_is_selected(tmp_path: Path) -> None:
+    default = masks()[1]
+    recorded = ticket(default_sparsity=default.sparsity)
+    contents = set()
+    for sparsity in (0.5, 0.7, 0.9):
+        save_card(recorded.at(sparsity), tmp_path, NAME)
+        contents.add(tuple((tmp_path / name).read_bytes() for name in ("README.md", "layers.png")))
+    assert len(contents) == 1
+    card = ModelCard.load(tmp_path / "README.md")
+    block = card.data.to_dict()["ticket"]
+    assert (block["kept"], block["mask_digest"]) == (default.kept, default.digest)
+    assert block["sparsity"] == block["default_sparsity"] == pytest.approx(default.sparsity, abs=1e-6)
+    share = f"{100 * (1 - default.sparsity):.2f} %"
+    kept = f"{default.kept:,} of {default.numel:,} weights ({share})"
+    assert f"3 nested masks, of which the default keeps {kept}" in shown(card)
+    assert f"layers at {100 * default.sparsity:.2f} %" in card.text
+
+
 VARIANTS = {
     "all there is": ticket(),
     "nothing but masks": Ticket(masks(), TicketConfig()),
