@@ -84,7 +84,7 @@ def _name_errors(card: Mapping[str, Any]) -> list[str]:
         errors.append(f'"base_model_relation" must be one of [{", ".join(RELATIONS)}]')
     for name in base_models(card):
         if not MODEL_NAME.fullmatch(name):
-            errors.append(f'"base_model" with value "{name}" is not valid. Use a model id from https://hf.co/models.')
+            errors.append(f'"base_model" with value "{name}" is not valid. Use a model id of the Hub.')
     return errors
 
 

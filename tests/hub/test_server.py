@@ -200,7 +200,7 @@ def test_what_is_missing_or_closed_raises_its_own_error(hub: Hub, api: HfApi, tm
     assert uploaded(hub, "me/ticket") == {"a.txt": b"1"}
 
 
-@pytest.mark.skipif(version.parse(__version__) < version.parse("2"), reason="it checks cards at huggingface.co only")
+@pytest.mark.skipif(version.parse(__version__) < version.parse("2"), reason="it checks cards at the Hub itself only")
 def test_a_card_is_pushed_as_it_is(hub: Hub) -> None:
     hub.add_repository("me/ticket")
     card = ModelCard(CARD)
