@@ -162,7 +162,7 @@ def test_a_card_speaks_of_the_default_whichever_rung_is_selected(tmp_path: Path)
     share = f"{100 * (1 - default.sparsity):.2f} %"
     kept = f"{default.kept:,} of {default.numel:,} weights ({share})"
     assert f"3 nested masks, of which the default keeps {kept}" in shown(card)
-    assert f"layers at {100 * default.sparsity:.2f} %" in card.text
+    assert f"by layer at {100 * default.sparsity:.2f} %" in card.text
 
 
 VARIANTS = {
