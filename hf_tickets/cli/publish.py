@@ -135,16 +135,13 @@ def _load(entry: Entry) -> "Ticket":
     from huggingface_hub.utils import validate_repo_id
 
     from hf_tickets.errors import RecipeError
-    from hf_tickets.ticket.publishing import check_publishable
-    from hf_tickets.ticket.ticket import Ticket
+    from hf_tickets.ticket.publishing import check_publishable, ticket_in
 
     try:
         validate_repo_id(entry.repo)
     except HFValidationError as error:
         raise RecipeError(f"{entry.repo!r} is not a name for a repository: {error}") from None
-    if not Path(entry.folder).is_dir():
-        raise RecipeError(f"{entry.repo}: there is no folder {entry.folder}")
-    ticket = Ticket.from_pretrained(entry.folder)
+    ticket = ticket_in(entry.folder)
     if entry.recipe is not None:
         if not Path(entry.recipe).is_file():
             raise RecipeError(f"{entry.repo}: there is no recipe {entry.recipe}")

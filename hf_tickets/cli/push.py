@@ -26,18 +26,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Push the ticket, and say where it is."""
-    from pathlib import Path
-
     from huggingface_hub.utils import disable_progress_bars
     from rich.console import Console
 
-    from hf_tickets.errors import TicketFileError
-    from hf_tickets.ticket.ticket import Ticket
+    from hf_tickets.ticket.publishing import ticket_in
 
-    if not Path(arguments.folder).is_dir():
-        raise TicketFileError(f"there is no folder {arguments.folder}")
     disable_progress_bars()
-    commit = Ticket.from_pretrained(arguments.folder).push_to_hub(
+    commit = ticket_in(arguments.folder).push_to_hub(
         arguments.repo_id,
         private=arguments.private,
         revision=arguments.revision,

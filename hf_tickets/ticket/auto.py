@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -18,11 +18,10 @@ from torch.nn.modules.module import (
 )
 from transformers import AutoConfig, AutoModel
 
-from hf_tickets.errors import HubError, TicketFileError
-from hf_tickets.paths import is_local
+from hf_tickets.errors import TicketFileError
 from hf_tickets.quiet import quiet_transformers
 from hf_tickets.ticket.base import Verify
-from hf_tickets.ticket.hub_errors import hub_errors
+from hf_tickets.ticket.hub_errors import loading_errors
 from hf_tickets.ticket.matching import canonical_parameters
 from hf_tickets.ticket.ticket import Ticket
 
@@ -112,8 +111,7 @@ class AutoTicketModel:
         model: Any = _load_base(cls.auto_class, ticket, where, {"trust_remote_code": False, **kwargs})
         # What comes from the commit that the ticket names needs no second look.
         config = ticket.config
-        on_hub = config.base_model is not None and not is_local(config.base_model)
-        pinned = verify == "warn" and on_hub and config.base_model_revision is not None
+        pinned = verify == "warn" and config.hub_base is not None and config.base_model_revision is not None
         _unmap_(model, ticket)
         ticket.apply(model, verify="off" if pinned else verify)
         model.ticket = ticket.rung()
@@ -195,13 +193,8 @@ def _load_base(auto_class: Any, ticket: Ticket, where: dict[str, Any], kwargs: d
     kwargs = {"ignore_mismatched_sizes": "num_labels" in kwargs, **kwargs}
     if config.base_model is not None:
         revision = config.base_model_revision or "main"
-        with hub_errors(config.base_model, revision, where["token"]):
-            try:
-                return auto_class.from_pretrained(config.base_model, revision=revision, **where, **kwargs)
-            except (OSError, ValueError) as error:
-                if isinstance(error.__cause__, HfHubHTTPError):
-                    raise error.__cause__ from None  # transformers' own words leave out the remedy
-                raise HubError(f"the base model {config.base_model} cannot be loaded: {error!s:.600}") from error
+        with loading_errors(config.base_model, revision, where["token"]):
+            return auto_class.from_pretrained(config.base_model, revision=revision, **where, **kwargs)
     with TemporaryDirectory() as folder:
         save_base(ticket, Path(folder))
         model: nn.Module = auto_class.from_pretrained(folder, **kwargs)

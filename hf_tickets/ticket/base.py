@@ -10,13 +10,13 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from hf_tickets.errors import HubError, TicketMismatchError
-from hf_tickets.paths import is_local
+from hf_tickets.errors import TicketMismatchError
+from hf_tickets.paths import is_folder, is_local
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.scope import backbone, unwrap
 from hf_tickets.quiet import quiet_transformers
 from hf_tickets.ticket.config import TicketConfig
-from hf_tickets.ticket.hub_errors import hub_errors
+from hf_tickets.ticket.hub_errors import loading_errors
 from hf_tickets.ticket.theta import backbone_digest
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def base_fields(model: nn.Module) -> dict[str, Any]:
     name = getattr(config, "_name_or_path", None) or None
     written = config.to_json_string() if isinstance(config, PretrainedConfig) else "{}"
     return {
-        "base_model": str(Path(name).resolve()) if name and Path(name).is_dir() else name,
+        "base_model": str(Path(name).resolve()) if name and is_folder(name) else name,
         "base_model_revision": cached_commit(name) if name else None,
         "base_config": json.loads(written),
         "model_type": getattr(getattr(backbone(model), "config", None), "model_type", None),
@@ -79,14 +79,11 @@ def load_as_saved(source: str, **where: Any) -> Any:
         HubError: It cannot be had.
     """
     where = {"trust_remote_code": False, **where}
-    with hub_errors(source, where.get("revision")), quiet_transformers():
-        try:
-            config = AutoConfig.from_pretrained(source, **where)
-            saved: Any = getattr(transformers, (config.architectures or [""])[0], None)
-            is_model = isinstance(saved, type) and issubclass(saved, PreTrainedModel)
-            return (saved if is_model else AutoModel).from_pretrained(source, **where)
-        except (OSError, ValueError) as error:
-            raise HubError(f"the model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
+    with loading_errors(source, where.get("revision"), where.get("token")), quiet_transformers():
+        config = AutoConfig.from_pretrained(source, **where)
+        saved: Any = getattr(transformers, (config.architectures or [""])[0], None)
+        is_model = isinstance(saved, type) and issubclass(saved, PreTrainedModel)
+        return (saved if is_model else AutoModel).from_pretrained(source, **where)
 
 
 def verify_base(model: nn.Module, config: TicketConfig, verify: Verify) -> None:

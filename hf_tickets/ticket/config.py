@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_tickets.errors import TicketFileError
 from hf_tickets.files import write_atomically
+from hf_tickets.paths import is_local
 
 CONFIG_FILE = "ticket_config.json"
 FORMAT_VERSION = 1
@@ -64,6 +65,11 @@ class TicketConfig:
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    @property
+    def hub_base(self) -> str | None:
+        """Hub id of the base model; None where it is a folder of this machine, or none is named."""
+        return None if self.base_model is None or is_local(self.base_model) else self.base_model
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return asdict(self)
@@ -98,7 +104,7 @@ class TicketConfig:
             TicketFileError: A value is not one that JSON knows.
         """
         try:
-            text = json.dumps(_without_nan(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
+            text = json.dumps(without_nan(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
         except TypeError as error:
             raise TicketFileError(f"the ticket's config cannot be written as JSON: {error}") from None
         return f"{text}\n".encode()
@@ -159,9 +165,10 @@ def _check_type(name: str, value: Any) -> None:
         raise TicketFileError(f"{CONFIG_FILE}: {name} must be {expected.__name__}, not {value!r:.60}")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Put None for what JSON has no number for, such as the correlation with a constant prediction."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

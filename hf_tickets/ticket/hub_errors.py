@@ -80,6 +80,25 @@ def hub_errors(repo_id: str, revision: str | None = None, token: str | bool | No
         raise HubError(f"{repo_id}: a file arrived incomplete and was thrown away; try again") from None
 
 
+@contextmanager
+def loading_errors(source: str, revision: str | None = None, token: str | bool | None = None) -> Iterator[None]:
+    """Turn what transformers raises when it loads a model inside the block into `HubError`.
+
+    Args:
+        source: Folder or Hub id of the model.
+        revision: As for `hub_errors`.
+        token: As for `hub_errors`.
+    """
+    with hub_errors(source, revision, token):
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            for cause in (error, error.__cause__):
+                if isinstance(cause, HfHubHTTPError):
+                    raise cause from None  # transformers' own words leave out the remedy
+            raise HubError(f"the model {source} cannot be loaded: {error!s:.600}") from error
+
+
 def _missing(error: EntryNotFoundError) -> str:
     """Name the file that is not there: the last part of the address that was asked for."""
     found = re.search(r"/resolve/[^/\s]+/([^\s?]+?)\.?(?:\s|$)", str(error))

@@ -10,7 +10,6 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import cached_file
 
-from hf_tickets.paths import is_local
 from hf_tickets.ticket.auto import save_base
 from hf_tickets.ticket.base import load_as_saved
 from hf_tickets.ticket.card import CARD_FILE, TAGS, plain
@@ -46,7 +45,8 @@ def _save_merged(ticket: Ticket, folder: Path, source: str, revision: str | None
     where: dict[str, Any] = {"revision": revision or "main"}
     merged = load_as_saved(source, **where)
     if trained:
-        ticket.rung().merge(merged, verify="off")  # θ belongs to the untrained model
+        # θ belongs to the untrained model.
+        Ticket(ticket.ladder, ticket.config, sparsity=ticket.sparsity).merge(merged, verify="off")
     else:
         ticket.merge(merged)
     merged.save_pretrained(folder)
@@ -63,7 +63,7 @@ def _save_merged(ticket: Ticket, folder: Path, source: str, revision: str | None
 
 def _merged_card(ticket: Ticket, name: str, has_head: bool) -> ModelCard:
     config = ticket.config
-    base = config.base_model if config.base_model and not is_local(config.base_model) else None
+    base = config.hub_base
     data = ModelCardData(
         library_name="transformers",
         base_model=base,

@@ -2,26 +2,23 @@
 
 import logging
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from huggingface_hub import HfApi
+from torch import Tensor
 
-from hf_tickets.errors import HubError
-from hf_tickets.paths import is_local, without_paths
+from hf_tickets.errors import HubError, TicketFileError
+from hf_tickets.paths import is_folder, without_paths
 from hf_tickets.ticket.base import base_fields, load_as_saved
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.hub_errors import hub_errors
 from hf_tickets.ticket.theta import backbone_digest, backbone_state
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from hf_tickets.ticket.ticket import Ticket
+from hf_tickets.ticket.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 
 
-def publishable(ticket: "Ticket", token: str | bool | None = None) -> "Ticket":
+def publishable(ticket: Ticket, token: str | bool | None = None) -> Ticket:
     """Return a ticket as a stranger needs it.
 
     Where θ0 is not a model on the Hub, the weights come with the ticket. Paths of this machine become the name of
@@ -34,13 +31,10 @@ def publishable(ticket: "Ticket", token: str | bool | None = None) -> "Ticket":
     Raises:
         HubError: The ticket does not say which weights it belongs to, or they cannot be had any more.
     """
-    config, theta = ticket.config, ticket.theta
-    if config.base_model is not None and not is_local(config.base_model):
-        config = _pinned(config, token)
-    elif theta is None or not config.base_config:
-        config, loaded = _local_base(config)
-        theta = theta if theta is not None else loaded
-    return type(ticket)(ticket.ladder, public_config(config), theta, ticket.sparsity)
+    config, theta = _with_weights(ticket)
+    if config.hub_base is not None:
+        config = _pinned(config, config.hub_base, token)
+    return Ticket(ticket.ladder, public_config(config), theta, ticket.sparsity)
 
 
 def public_config(config: TicketConfig) -> TicketConfig:
@@ -50,29 +44,47 @@ def public_config(config: TicketConfig) -> TicketConfig:
         config: Provenance of a ticket.
     """
     values = {field.name: without_paths(getattr(config, field.name)) for field in fields(config)}
-    local = config.base_model is not None and is_local(config.base_model)
-    return TicketConfig(**{**values, "base_model": None if local else config.base_model})
+    return TicketConfig(**{**values, "base_model": config.hub_base})
 
 
-def check_publishable(ticket: "Ticket") -> None:
+def check_publishable(ticket: Ticket) -> None:
     """Refuse what `publishable` would refuse, as far as this machine can tell without the Hub.
 
     Raises:
         HubError: The ticket does not say which weights it belongs to, or they cannot be had any more.
     """
-    config = ticket.config
-    on_hub = config.base_model is not None and not is_local(config.base_model)
-    if not on_hub and (ticket.theta is None or not config.base_config):
-        _local_base(config)
+    _with_weights(ticket)
 
 
-def _pinned(config: TicketConfig, token: str | bool | None) -> TicketConfig:
+def ticket_in(folder: str | Path) -> Ticket:
+    """Read the ticket in a folder of this machine; the Hub is not asked for one of that name.
+
+    Args:
+        folder: A folder that `save_pretrained` wrote.
+
+    Raises:
+        TicketFileError: There is no such folder, or no whole ticket in it.
+    """
+    if not is_folder(folder):
+        raise TicketFileError(f"there is no folder {folder}")
+    return Ticket.from_pretrained(folder)
+
+
+def _with_weights(ticket: Ticket) -> tuple[TicketConfig, dict[str, Tensor] | None]:
+    """Return a ticket's config and θ, read from the folder of its base model where it is not on the Hub."""
+    config, theta = ticket.config, ticket.theta
+    if config.hub_base is not None or (theta is not None and config.base_config):
+        return config, theta
+    config, loaded = _local_base(config)
+    return config, theta if theta is not None else loaded
+
+
+def _pinned(config: TicketConfig, base: str, token: str | bool | None) -> TicketConfig:
     """Resolve the base model's commit where it is not recorded, and its licence."""
-    assert config.base_model is not None
     if config.base_model_revision is not None and config.license is not None:
         return config
-    with hub_errors(config.base_model, config.base_model_revision, token):
-        model = HfApi().model_info(config.base_model, revision=config.base_model_revision, token=token)
+    with hub_errors(base, config.base_model_revision, token):
+        model = HfApi().model_info(base, revision=config.base_model_revision, token=token)
     card = model.card_data.to_dict() if model.card_data is not None else {}
     license_name = config.license or card.get("license")
     return replace(
@@ -82,7 +94,7 @@ def _pinned(config: TicketConfig, token: str | bool | None) -> TicketConfig:
     )
 
 
-def _local_base(config: TicketConfig) -> "tuple[TicketConfig, dict[str, Tensor]]":
+def _local_base(config: TicketConfig) -> tuple[TicketConfig, dict[str, Tensor]]:
     """Read θ0 and its configuration from the folder that the ticket was found on."""
     if config.base_model is None:
         raise HubError(

@@ -13,11 +13,12 @@ from transformers import AutoModelForSequenceClassification, BertTokenizer, Trai
 
 from hf_tickets import PruningCallback, PruningConfig, Ticket, TicketTrainer
 from hf_tickets.cli.main import main
-from hf_tickets.errors import PruningError
+from hf_tickets.errors import HubError, PruningError
 from hf_tickets.pruning.scope import prunable_weights
+from hf_tickets.ticket.merge import save_merged
 from hub.conftest import RunClient
 from hub.server import Hub
-from hub.tickets import BASE, NAME, local_base, local_ticket, masks, ticket_on, tiny_model
+from hub.tickets import BASE, NAME, base_files, local_base, local_ticket, masks, provenance, ticket_on, tiny_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "day", *"abcdefgh"]
 
@@ -186,6 +187,14 @@ def test_its_card_calls_it_a_finetune_of_the_base(hub: Hub, tmp_path: Path) -> N
     HfApi().upload_folder(repo_id="me/sparse", folder_path=tmp_path / "sparse-bert")
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(hub.files("me/sparse"))
     assert AutoModelForSequenceClassification.from_pretrained("me/sparse").num_labels == 2
+
+
+def test_a_base_that_is_closed_comes_with_the_remedy(hub: Hub, tmp_path: Path) -> None:
+    hub.add_repository("other/gated", base_files(), gated=True)
+    closed = Ticket(masks(), provenance(masks(), base_model="other/gated"))
+    with pytest.raises(HubError, match="other/gated is gated: accept its terms"):
+        save_merged(closed, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_tokenizer_comes_along_and_none_is_invented(hub: Hub, tmp_path: Path) -> None:
