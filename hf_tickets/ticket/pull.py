@@ -1,7 +1,5 @@
 """Pulling a ticket from the Hub: the files it consists of, all of one commit, through the Hub's cache."""
 
-import hashlib
-import re
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -9,6 +7,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_tickets.errors import TicketFileError
+from hf_tickets.ticket.blobs import is_blob
 from hf_tickets.ticket.config import CONFIG_FILE, TicketConfig
 from hf_tickets.ticket.hub_errors import hub_errors
 from hf_tickets.ticket.ladder import LADDER_FILE
@@ -52,8 +51,10 @@ def pull(
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
-            # The client compares sizes alone, and would keep a damaged file in its cache for ever.
-            if _is_whole(Path(file)):
+            # The client compares sizes alone, and would keep a damaged file in its cache for ever. A cache without
+            # links does not know.
+            blob = Path(file).resolve()
+            if is_blob(blob, blob.name) is not False:
                 return Path(file)
             _discard(Path(file))
         raise TicketFileError(f"{name} of {repo_id} arrived damaged and was thrown away; try again")
@@ -69,21 +70,6 @@ def pull(
         if config.base_model is not None:
             _check_name(config.base_model)
     return folder
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a file of the Hub's cache is what the Hub says it is: its blob is named by the content's digest."""
-    blob = file.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name):
-        return _digest(blob, hashlib.sha256()) == blob.name
-    if re.fullmatch("[0-9a-f]{40}", blob.name):
-        return _digest(blob, hashlib.sha1(b"blob %d\0" % blob.stat().st_size)) == blob.name
-    return True  # a cache without links does not know
-
-
-def _digest(file: Path, digest: "hashlib._Hash") -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, lambda: digest).hexdigest()
 
 
 def _discard(file: Path) -> None:

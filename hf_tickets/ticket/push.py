@@ -1,8 +1,7 @@
 """Pushing a ticket to the Hub: the ladder on main, and each rung alone under a tag of its own."""
 
-import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,8 @@ from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from hf_tickets.errors import HubError
+from hf_tickets.paths import is_folder
+from hf_tickets.ticket.blobs import is_blob
 from hf_tickets.ticket.card import ACCURACY_FIGURE, CARD_FILE, LAYERS_FIGURE, save_card
 from hf_tickets.ticket.config import CONFIG_FILE
 from hf_tickets.ticket.hub_errors import hub_errors
@@ -75,9 +76,10 @@ def push(
     return commit
 
 
-def _rungs(ticket: "Ticket") -> "list[tuple[str, Ticket]]":
-    tags = rung_tags(ticket.sparsities)
-    return [(tag, ticket.at(sparsity).rung(theta=True)) for tag, sparsity in zip(tags, ticket.sparsities, strict=True)]
+def _rungs(ticket: "Ticket") -> "Iterator[tuple[str, Ticket]]":
+    """Yield tag and ticket of each rung, the densest first: each mask is composed from the one before."""
+    for tag, sparsity in zip(rung_tags(ticket.sparsities), ticket.sparsities, strict=True):
+        yield tag, ticket.at(sparsity).rung(theta=True)
 
 
 def _write(ticket: "Ticket", folder: Path, repo_id: str, tags: Sequence[str], figures: bool = True) -> Path:
@@ -136,19 +138,14 @@ def _is_there(api: HfApi, repo_id: str, tag: str, folder: Path) -> bool:
     except RevisionNotFoundError:
         return False
     there = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in listed if file.path in _OWN_FILES}
-    here = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return there.keys() == here.keys() and all(there[name] in _digests(content) for name, content in here.items())
-
-
-def _digests(content: bytes) -> tuple[str, str]:
-    """Return what the Hub may know a file by: SHA-256 where it is a large file, else the id of git's blob."""
-    return hashlib.sha256(content).hexdigest(), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    here = {path.name: path for path in folder.iterdir()}
+    return there.keys() == here.keys() and all(is_blob(path, there[name]) for name, path in here.items())
 
 
 def _on_pushed_base(ticket: "Ticket", repo_id: str, private: bool | None, api: HfApi) -> "Ticket":
     """Upload a base model of this machine beside the ticket, and name it as the ticket's base."""
     base = ticket.config.base_model
-    if base is None or not Path(base).is_dir():
+    if base is None or not is_folder(base):
         raise HubError(f"the base model to push must be a folder, and the ticket's is {base!r}")
     publishable(ticket)  # the folder still holds the weights that the ticket was found on
     name = f"{repo_id}-base"
