@@ -205,6 +205,19 @@ class Ladder:
             raise TicketFileError(f"the mask of rung {index + 1} does not have its recorded digest: damaged file")
         self._checked.add(index)
 
+    def first(self, count: int) -> "Ladder":
+        """Return the densest rungs as a ladder of their own, as they are coded here.
+
+        Args:
+            count: How many.
+        """
+        ladder = Ladder()
+        ladder.shapes, ladder.rungs = self.shapes, self.rungs[:count]
+        if self._last[0] < count:
+            ladder._last = self._last
+        ladder._checked = {index for index in self._checked if index < count}
+        return ladder
+
     def save(self, path: Path) -> None:
         """Write the ladder as one safetensors file."""
         tensors = {

@@ -99,7 +99,7 @@ class Ticket:
         mask = self.mask
         rungs = [rung for rung in self.config.rungs if rung.get("digest") == mask.digest]
         config = replace(self.config, rungs=rungs, theta_digest=None, default_sparsity=None)
-        masks = self.ladder if len(self.ladder.rungs) == 1 else mask  # coding a mask anew takes its time
+        masks = mask if self._index else self.ladder.first(1)  # coding a mask anew takes its time
         return Ticket(masks, config, self.theta if theta else None)
 
     def at(self, sparsity: float) -> "Ticket":

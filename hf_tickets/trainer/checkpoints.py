@@ -17,11 +17,10 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 from transformers.trainer_callback import ExportableState, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_tickets.errors import TicketFileError
+from hf_tickets.errors import TicketsError
 from hf_tickets.files import write_atomically
 from hf_tickets.ticket.config import CONFIG_FILE
-from hf_tickets.ticket.ladder import LADDER_FILE, Ladder
-from hf_tickets.ticket.publishing import public_config
+from hf_tickets.ticket.publishing import public_config, ticket_in
 from hf_tickets.ticket.ticket import Ticket
 
 MARKER = "complete.json"
@@ -43,13 +42,21 @@ def save_beside(ticket: Ticket, folder: Path) -> None:
         folder: Folder of the model.
     """
     config = replace(public_config(ticket.config), default_sparsity=ticket.sparsity, theta_digest=None)
+    if not lies_in(ticket, folder) or (folder / CONFIG_FILE).read_bytes() != config.to_json():
+        Ticket(ticket.ladder, config).save_pretrained(folder)
+
+
+def lies_in(ticket: Ticket, folder: Path) -> bool:
+    """Whether a whole ticket of the same masks lies in a folder.
+
+    Args:
+        ticket: The ticket to look for.
+        folder: It may be missing.
+    """
     try:
-        same_config = (folder / CONFIG_FILE).read_bytes() == config.to_json()
-        if same_config and Ladder.load(folder / LADDER_FILE).digests == ticket.ladder.digests:
-            return
-    except (OSError, TicketFileError):
-        pass  # there is none, or not a whole one
-    Ticket(ticket.ladder, config).save_pretrained(folder)
+        return ticket_in(folder).ladder.digests == ticket.ladder.digests
+    except TicketsError:
+        return False  # there is none, or not a whole one
 
 
 def write_marker(trainer: Trainer, checkpoint: Path, seconds: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,21 +15,21 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from hf_tickets.errors import PruningError, RunFolderError, TicketFileError
+from hf_tickets.errors import PruningError, RunFolderError
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.prune import prune_parts
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights, unwrap
 from hf_tickets.pruning.shards import assemble, cut, is_spread, whole_shape
 from hf_tickets.ticket.base import base_fields
-from hf_tickets.ticket.config import TicketConfig
+from hf_tickets.ticket.config import TicketConfig, without_nan
 from hf_tickets.ticket.ladder import Ladder
 from hf_tickets.ticket.matching import backbone_prefix
 from hf_tickets.ticket.results import last_matching
 from hf_tickets.ticket.theta import backbone_digest, backbone_state
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.backends import cast_partitioned_, release_engine_
-from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, restore_callback_states
+from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, lies_in, restore_callback_states
 from hf_tickets.trainer.holder import MaskHolder
 from hf_tickets.trainer.processes import check_agreement, wait_for_everyone
 from hf_tickets.trainer.provenance import describe, versions
@@ -167,13 +166,7 @@ class Rounds:
     def _restore_ticket(self) -> None:
         """Write the ticket again where its files are gone or are another's."""
         ticket = self.trainer.ticket
-        if ticket is None:
-            return
-        try:
-            there = Ticket.from_pretrained(self.folder.output_dir).ladder
-        except TicketFileError:
-            there = Ladder()
-        if there.digests != ticket.ladder.digests:
+        if ticket is not None and not lies_in(ticket, self.folder.output_dir):
             ticket.save_pretrained(self.folder.output_dir)
 
     def _compare(self, record: dict[str, Any]) -> None:
@@ -333,7 +326,9 @@ class Rounds:
     def _config(self) -> TicketConfig:
         settings = self._record["settings"]
         dense, *rungs = [
-            {name: _finite(value) for name, value in vars(result).items() if name not in ("training", "log_history")}
+            without_nan(
+                {name: value for name, value in vars(result).items() if name not in ("training", "log_history")}
+            )
             for result in self.results
         ]
         fields: dict[str, Any] = {
@@ -353,10 +348,8 @@ class Rounds:
         finished = len(self.results) - 1
         if finished < 1:
             return
-        ladder = Ladder()
-        ladder.shapes, ladder.rungs = self._ladder.shapes, self._ladder.rungs[:finished]
         theta = self._theta() if self._rewinds_early else None
-        self.trainer.ticket = Ticket(ladder, self._config(), theta)
+        self.trainer.ticket = Ticket(self._ladder.first(finished), self._config(), theta)
 
     def portable_ticket(self) -> Ticket | None:
         """Return the ticket so far, with the weights it starts from where no model that others can load has them."""
@@ -371,10 +364,3 @@ class Rounds:
         state = unwrap(self.trainer.model).state_dict(keep_vars=True)
         names = {id(state[name]): name for name in theta}  # of tied weights the one that the file has
         return {name: theta[names[id(tensor)]] for name, tensor in backbone_state(self.trainer.model).items()}
-
-
-def _finite(value: Any) -> Any:
-    """Put None for what JSON has no number for, such as the correlation with a constant prediction."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -161,9 +161,7 @@ class RunFolder:
         """
         if not self.masks.exists():
             return Ladder()
-        ladder = Ladder.load(self.masks)
-        del ladder.rungs[count:]
-        return ladder
+        return Ladder.load(self.masks).first(count)
 
 
 def differences(before: Any, after: Any, name: str = "") -> list[str]:

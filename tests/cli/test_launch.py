@@ -27,16 +27,6 @@ SMALL = [
     "--transfer.num_train_epochs=1",
     "--use_cpu",
 ]
-    "--pretrained=false",
-    "--pretrain.num_train_epochs=1",
-    "--num_train_epochs=1",
-    "--rounds=1",
-    "--model=test_resnet",
-    "--transfer.controls=dense",
-    "--transfer.at=0.3",
-    "--transfer.num_train_epochs=1",
-    "--use_cpu",
-]
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -118,6 +118,16 @@ def test_a_rung_is_a_ticket_of_its_own(tmp_path):
     assert Ticket.from_pretrained(tmp_path).mask == masks[1]
 
 
+@pytest.mark.parametrize("index", range(3))
+def test_a_rung_alone_is_written_as_its_mask_alone_would_be(tmp_path, index):
+    masks = nested_masks({"a": (50, 40), "b": (300,)}, [0.9, 0.5, 0.3])
+    Ticket(masks).save_pretrained(tmp_path / "ladder")
+    Ticket(masks[index]).save_pretrained(tmp_path / "mask")
+    Ticket.from_pretrained(tmp_path / "ladder", masks[index].sparsity).rung().save_pretrained(tmp_path / "rung")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "rung").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "mask").iterdir()}
+
+
 # Choosing a rung.
 
 
