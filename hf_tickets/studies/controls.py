@@ -28,6 +28,14 @@ def oneshot(ticket: Ticket, model: nn.Module, sparsity: float, seed: int) -> Tic
     return _pruned(ticket, model, sparsity, _scope(ticket))
 
 
+def reverse(ticket: Ticket, model: nn.Module, sparsity: float, seed: int) -> Ticket:
+    """The weights that the ticket prunes, in place of those that it keeps (CV tickets, 1 − m).
+
+    Its sparsity is one minus the ticket's.
+    """
+    return Ticket(~ticket.at(sparsity).mask, _origin(ticket, _scope(ticket)))
+
+
 def dense(ticket: Ticket, model: nn.Module, sparsity: float, seed: int) -> None:
     """The full model."""
 
@@ -37,6 +45,7 @@ CONTROLS: dict[str, Callable[[Ticket, nn.Module, float, int], Ticket | None]] = 
     "random": random,
     "oneshot": oneshot,
     "dense": dense,
+    "reverse": reverse,
 }
 
 
@@ -61,7 +70,11 @@ def _scope(ticket: Ticket) -> PruningConfig:
 def _pruned(ticket: Ticket, model: nn.Module, sparsity: float, config: PruningConfig) -> Ticket:
     # The rung's own sparsity, so that exactly as many weights are pruned as in the ticket.
     mask = prune(model, config, sparsity=ticket.at(sparsity).sparsity)
-    origin = TicketConfig(
+    return Ticket(mask, _origin(ticket, config))
+
+
+def _origin(ticket: Ticket, config: PruningConfig) -> TicketConfig:
+    return TicketConfig(
         base_model=ticket.config.base_model,
         base_model_revision=ticket.config.base_model_revision,
         theta0_digest=ticket.config.theta0_digest,
@@ -69,4 +82,3 @@ def _pruned(ticket: Ticket, model: nn.Module, sparsity: float, config: PruningCo
         optional_modules=ticket.config.optional_modules,
         pruning=config.to_dict(),
     )
-    return Ticket(mask, origin)

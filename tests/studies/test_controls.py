@@ -44,6 +44,19 @@ def test_oneshot_is_global_magnitude_of_the_model(model: nn.Module, ticket: Tick
     assert torch.equal(control.mask["0.weight"], model[0].weight.abs() > threshold)
 
 
+def test_reverse_is_what_the_ticket_prunes(model: nn.Module, ticket: Ticket) -> None:
+    control = CONTROLS["reverse"](ticket, model, 0.3, 1)
+    assert control is not None
+    mask = ticket.at(0.3).mask
+    assert control.mask.kept == mask.numel - mask.kept
+    assert (control.mask & mask).kept == 0
+    assert (control.mask | mask).sparsity == 0
+    weights = [model[0].weight.clone(), model[2].weight.clone()]
+    control.apply(model)
+    for weight, layer, name in zip(weights, (model[0], model[2]), mask, strict=True):
+        assert torch.equal(layer.weight, weight * ~mask[name])
+
+
 def test_random_depends_on_the_seed_alone(model: nn.Module, ticket: Ticket) -> None:
     def draw(seed: int) -> Mask:
         control = CONTROLS["random"](ticket, model, 0.7, seed)
