@@ -7,10 +7,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_tickets.analysis.kernels import kernel_figure as kernel_figure
+    from hf_tickets.analysis.kernels import kernel_table as kernel_table
+    from hf_tickets.analysis.layers import layer_figure as layer_figure
+    from hf_tickets.analysis.layers import layer_table as layer_table
+    from hf_tickets.analysis.overlap import layer_overlap as layer_overlap
+    from hf_tickets.analysis.overlap import layer_overlap_figure as layer_overlap_figure
+    from hf_tickets.analysis.overlap import mask_overlap as mask_overlap
+    from hf_tickets.analysis.overlap import overlap_figure as overlap_figure
+    from hf_tickets.analysis.removable import connected_weights as connected_weights
+    from hf_tickets.analysis.removable import removable_figure as removable_figure
+    from hf_tickets.analysis.removable import removable_table as removable_table
+    from hf_tickets.analysis.units import unit_figure as unit_figure
+    from hf_tickets.analysis.units import unit_table as unit_table
     from hf_tickets.errors import TicketsError as TicketsError
     from hf_tickets.pruning.config import PruningConfig as PruningConfig
     from hf_tickets.pruning.mask import Mask as Mask
     from hf_tickets.pruning.prune import prune as prune
+    from hf_tickets.studies.perturbation import flip_sensitivity as flip_sensitivity
+    from hf_tickets.studies.perturbation import flipped as flipped
+    from hf_tickets.studies.perturbation import noise_sensitivity as noise_sensitivity
+    from hf_tickets.studies.perturbation import sensitivity_figure as sensitivity_figure
     from hf_tickets.ticket.auto import AutoTicketModel as AutoTicketModel
     from hf_tickets.ticket.config import TicketConfig as TicketConfig
     from hf_tickets.ticket.switch import TicketSwitch as TicketSwitch
@@ -32,7 +49,24 @@ _EXPORTS = {
     "TicketSwitch": "hf_tickets.ticket.switch",
     "TicketTrainer": "hf_tickets.trainer.trainer",
     "TicketsError": "hf_tickets.errors",
+    "connected_weights": "hf_tickets.analysis.removable",
+    "flip_sensitivity": "hf_tickets.studies.perturbation",
+    "flipped": "hf_tickets.studies.perturbation",
+    "kernel_figure": "hf_tickets.analysis.kernels",
+    "kernel_table": "hf_tickets.analysis.kernels",
+    "layer_figure": "hf_tickets.analysis.layers",
+    "layer_overlap": "hf_tickets.analysis.overlap",
+    "layer_overlap_figure": "hf_tickets.analysis.overlap",
+    "layer_table": "hf_tickets.analysis.layers",
+    "mask_overlap": "hf_tickets.analysis.overlap",
+    "noise_sensitivity": "hf_tickets.studies.perturbation",
+    "overlap_figure": "hf_tickets.analysis.overlap",
     "prune": "hf_tickets.pruning.prune",
+    "removable_figure": "hf_tickets.analysis.removable",
+    "removable_table": "hf_tickets.analysis.removable",
+    "sensitivity_figure": "hf_tickets.studies.perturbation",
+    "unit_figure": "hf_tickets.analysis.units",
+    "unit_table": "hf_tickets.analysis.units",
 }
 
 __all__ = sorted(_EXPORTS)

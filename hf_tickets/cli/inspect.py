@@ -19,6 +19,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("path", metavar="TICKET", help="folder or Hub id of the ticket")
     parser.add_argument("--revision", metavar="R", help="revision on the Hub")
     parser.add_argument("--sparsity", type=float, help="rung to show; the recorded default by default")
+    parser.add_argument("--plots", metavar="FOLDER", help="write figures (PNG) and tables (CSV) into this folder")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -28,10 +29,15 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         TicketFileError: The ticket cannot be read.
         SparsityError: It has no rung at `arguments.sparsity`.
+        RecipeError: The folder for the plots cannot be written.
     """
+    from hf_tickets.cli.plots import make_folder, plot_ticket
     from hf_tickets.ticket.ticket import Ticket
 
-    description = describe(Ticket.from_pretrained(arguments.path, arguments.sparsity, revision=arguments.revision))
+    ticket = Ticket.from_pretrained(arguments.path, arguments.sparsity, revision=arguments.revision)
+    description = describe(ticket)
+    if arguments.plots:
+        plot_ticket(ticket, description, _metric(description), make_folder(arguments.plots))
     if arguments.json:
         sys.stdout.write(json.dumps(description, indent=2) + "\n")
     else:
@@ -110,7 +116,7 @@ def _layers_table(description: Mapping[str, Any]) -> "Table":
     table.add_column("sparsity", f"{description['sparsity']:.2%}", justify="right")
     for layer in description["layers"]:
         table.add_row(
-            _plain(layer["name"]),
+            plain(layer["name"]),
             " × ".join(map(str, layer["shape"])),
             f"{layer['weights']:,}",
             f"{layer['kept']:,}",
@@ -127,7 +133,7 @@ def _provenance_table(description: Mapping[str, Any]) -> "Table":
     table.add_column(overflow="fold")
     table.add_row("mask digest", description["digest"])
     for name, value in _flat(description["provenance"]):
-        table.add_row(_plain(name), _plain(value))
+        table.add_row(plain(name), plain(value))
     return table
 
 
@@ -156,7 +162,7 @@ def _metric(description: Mapping[str, Any]) -> str:
 _NOT_METRICS = ("_runtime", "_per_second", "_samples", "_steps", "_epoch")
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Return a ticket's own text, which may come from a stranger, without markup and terminal codes."""
     from rich.markup import escape
 

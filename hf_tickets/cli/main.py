@@ -25,6 +25,7 @@ COMMANDS = (
     "find",
     "train",
     "inspect",
+    "compare",
     "push",
     "publish",
     "list",

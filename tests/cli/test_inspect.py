@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 import torch
 
@@ -71,3 +72,29 @@ def test_ticket_of_a_mask_alone_can_be_inspected(tmp_path, capsys):
     Ticket(Mask({"weight": torch.tensor([True, False])})).save_pretrained(tmp_path / "ticket")
     assert main(["inspect", str(tmp_path / "ticket")]) == 0
     assert "50.00%" in capsys.readouterr().out
+
+
+def test_plots_are_pictures_with_their_tables_beside_them(folder, tmp_path, capsys):
+    assert main(["inspect", str(folder), "--plots", str(tmp_path / "new" / "plots")]) == 0
+    files = {path.name: path.read_bytes() for path in (tmp_path / "new" / "plots").iterdir()}
+    assert set(files) == {"layers.csv", "layers.png", "units.csv", "units.png", "accuracy.png"}
+    assert all(content.startswith(b"\x89PNG") for name, content in files.items() if name.endswith(".png"))
+    table = pandas.read_csv(tmp_path / "new" / "plots" / "layers.csv", index_col="layer")
+    assert table["kept"].to_dict() == {"layer.0.weight": 4, "layer.1[red].weight": 16}
+    assert "layers at sparsity" in capsys.readouterr().out
+
+
+def test_a_ticket_with_convolutions_gets_a_kernel_map(tmp_path):
+    kept = torch.ones(4, 2, 3, 3, dtype=torch.bool)
+    kept[1] = False
+    Ticket(Mask({"conv.weight": kept})).save_pretrained(tmp_path / "ticket")
+    assert main(["inspect", str(tmp_path / "ticket"), "--plots", str(tmp_path), "--json"]) == 0
+    assert pandas.read_csv(tmp_path / "kernels.csv")["zero"].tolist() == [2]
+    assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "accuracy.png").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["inspect", str(folder), "--plots", str(tmp_path / "file")]) == 2
+    assert "--plots" in capsys.readouterr().err
