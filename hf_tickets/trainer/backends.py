@@ -5,7 +5,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_tickets.errors import TicketsError
 from hf_tickets.pruning.shards import assemble, is_partitioned, local
+
+
+def check_deepspeed(accelerator: Any) -> None:
+    """Refuse weights that DeepSpeed keeps on disk, before anything is trained.
+
+    Args:
+        accelerator: The trainer's, configured for DeepSpeed.
+
+    Raises:
+        TicketsError: Weights are to be offloaded to NVMe.
+    """
+    zero = accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+    if (zero.get("offload_param") or {}).get("device") == "nvme":
+        raise TicketsError("weights on NVMe cannot be masked; set offload_param's device to cpu or none")
 
 
 def release_engine_(trainer: Any) -> bool:

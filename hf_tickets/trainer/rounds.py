@@ -20,7 +20,7 @@ from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.prune import prune_parts
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights, unwrap
-from hf_tickets.pruning.shards import assemble, cut, is_spread, whole_shape
+from hf_tickets.pruning.shards import assemble, cut, is_spread, rows, whole_shape
 from hf_tickets.ticket.base import base_fields
 from hf_tickets.ticket.config import TicketConfig, without_nan
 from hf_tickets.ticket.ladder import Ladder
@@ -103,7 +103,8 @@ class Rounds:
         self._loaded: int | None = None  # the round whose trained weights the model holds
         self._record: dict[str, Any] = {}  # what run.json says
         self._callback_states: list[tuple[TrainerCallback, dict[str, Any]]] = []
-        prunable_weights(trainer.model, pruning)  # nothing in scope is an error now, not after round 0
+        for weight in prunable_weights(trainer.model, pruning).values():
+            rows(weight)  # nothing in scope, or weights cut by columns, is an error now, not after round 0
 
     def run(self) -> TrainOutput:
         """Train every round that is not finished; return the last one's output."""

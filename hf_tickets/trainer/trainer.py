@@ -22,6 +22,7 @@ from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.ticket.card import TAGS
 from hf_tickets.ticket.publishing import public_config
 from hf_tickets.ticket.ticket import Ticket
+from hf_tickets.trainer.backends import check_deepspeed
 from hf_tickets.trainer.checkpoints import (
     MARKER,
     RestoreSums,
@@ -92,6 +93,8 @@ class TicketTrainer(Trainer):
         if pruning is not None and not isinstance(pruning, PruningConfig):
             raise TicketsError(f"pruning must be a PruningConfig, not {type(pruning).__name__}")
         super().__init__(*args, **kwargs)
+        if self.is_deepspeed_enabled:
+            check_deepspeed(self.accelerator)
         if self.is_fsdp_enabled:
             name_layers_to_shard(self.accelerator.state.fsdp_plugin, self.model)
         self.pruning = pruning

@@ -7,8 +7,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("processes.py")
-
 
 class Launch:
     """A program in several processes of this machine.
@@ -16,12 +14,13 @@ class Launch:
     Args:
         processes: How many.
         *arguments: Of the program.
+        program: A file beside this one.
     """
 
-    def __init__(self, processes: int, *arguments: str | Path) -> None:
+    def __init__(self, processes: int, *arguments: str | Path, program: str = "processes.py") -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         self.process = subprocess.Popen(
-            [*command, str(PROGRAM), *map(str, arguments)],
+            [*command, str(Path(__file__).with_name(program)), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
