@@ -25,6 +25,15 @@ def finish(processes: int, *arguments: str | Path) -> list[list[str]]:
     return [digests.split() for _, _, _, digests in ranks]
 
 
+def same_outcome(first: Path, second: Path) -> bool:
+    """Whether two runs left the same; of their logs not `total_flos`, which under ZeRO-3 counts what is gathered."""
+    left, right = outcome(first), outcome(second)
+    for logs in (left["logs"], right["logs"]):
+        for entry in (entry for log in logs for entry in log):
+            entry.pop("total_flos", None)
+    return left == right
+
+
 WITH_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
 
@@ -78,7 +87,7 @@ def test_one_process_killed_and_the_same_command_again(whole: Path, backend: str
     in_one_process = prune(model, PruningConfig(amount=0.4, rounds=2), Ticket.from_pretrained(tmp_path).mask)
     assert in_one_process.digest == Ticket.from_pretrained(whole, 0.64).mask.digest
     finish(2, tmp_path, "0", "2", backend)
-    assert outcome(tmp_path) == outcome(whole)
+    assert same_outcome(tmp_path, whole) if backend == "zero3" else outcome(tmp_path) == outcome(whole)
 
 
 def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
@@ -110,7 +119,7 @@ def test_masks_are_chosen_on_the_weights_that_the_optimizer_has(tmp_path: Path) 
     status, output = Launch(2, killed, "9", "2", "zero3-bf16").wait()
     assert status != 0, output
     finish(2, killed, "0", "2", "zero3-bf16")
-    assert outcome(killed) == outcome(whole)
+    assert same_outcome(killed, whole)
 
 
 @WITH_DEEPSPEED
