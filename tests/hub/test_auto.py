@@ -21,7 +21,7 @@ from hf_tickets.errors import HubError, TicketMismatchError
 from hf_tickets.ticket.base import describe_base
 from hf_tickets.ticket.config import CONFIG_FILE
 from hub.server import Hub
-from hub.tickets import BASE, NAME, local_base, local_ticket, put_base, ticket_on, tiny_model
+from hub.tickets import BASE, NAME, local_base, local_ticket, masks, put_base, ticket_on, tiny_model
 
 AUTO_CLASSES = sorted(name for name in dir(transformers) if name.startswith("AutoModelFor"))
 State = dict[str, torch.Tensor]
@@ -120,6 +120,19 @@ def test_the_base_of_a_tag_and_without_a_head(hub: Hub, tmp_path: Path) -> None:
     assert type(model).__name__ == "BertModel"
     base = {name.removeprefix("bert."): tensor for name, tensor in tiny_model().state_dict().items()}
     assert faults(model.state_dict(), base, ticket.at(0.7).mask, prefix="") == []
+
+
+def test_a_ticket_of_a_subfolder(hub: Hub, tmp_path: Path) -> None:
+    ticket = ticket_on(hub)
+    ticket.at(0.5).rung().save_pretrained(tmp_path / "root")
+    ticket.save_pretrained(tmp_path / "root" / "deep" / "ticket")
+    here = tmp_path / "root"
+    paths = [path for path in here.rglob("*") if path.is_file()]
+    hub.add_repository(NAME, {path.relative_to(here).as_posix(): path.read_bytes() for path in paths})
+    for source in (NAME, here):
+        model = AutoTicketModel.from_pretrained(source, sparsity=0.9, subfolder="deep/ticket", cache_dir=tmp_path)
+        base = {name.removeprefix("bert."): tensor for name, tensor in tiny_model().state_dict().items()}
+        assert faults(model.state_dict(), base, masks()[2], prefix="") == []
 
 
 def test_a_second_time_it_is_loaded_without_the_hub(hub: Hub, tmp_path: Path) -> None:

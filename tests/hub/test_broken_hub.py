@@ -281,7 +281,7 @@ def assert_whole(ticket: Ticket) -> None:
     assert set(ticket.theta) == set(backbone_state(tiny_model()))
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500, 503])
 @pytest.mark.parametrize("file", [CONFIG_FILE, LADDER_FILE])
 def test_a_file_that_is_refused(hub: Hub, folder: Path, tmp_path: Path, file: str, status: int) -> None:
     fault = {"path": file, "status": status, "headers": {"Retry-After": "7"}} | ALWAYS
@@ -338,6 +338,14 @@ def test_slow_answers_are_waited_for(hub: Hub, folder: Path, tmp_path: Path) -> 
     slow = hub.fail("resolve|content", delay=0.3, times=None)
     assert_whole(Ticket.from_pretrained(NAME, cache_dir=tmp_path))
     assert slow.hits >= 2 * len(FILES)
+
+
+def test_a_push_waits_for_slow_answers(hub: Hub, folder: Path, states: dict[str, Any]) -> None:
+    put_old(hub, states)
+    slow = hub.fail("", delay=0.1, times=None)
+    Ticket.from_pretrained(folder).push_to_hub(NAME)
+    assert slow.hits > len(STEPS)
+    assert state(hub) == states["pushed"].new
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"status": 500}])

@@ -165,6 +165,31 @@ def test_offline_the_cache_is_enough(
     assert hub.requests == []
 
 
+PATIENT_FOR_A_SECOND = """
+from hf_tickets import Ticket
+from hf_tickets.errors import HubError
+for only in (False, True):
+    try:
+        print(Ticket.from_pretrained("me/ticket", local_files_only=only).mask.digest)
+    except HubError as error:
+        print(error)
+"""
+
+
+def test_answers_that_come_too_late(hub: Hub, files: dict[str, bytes], run_client: RunClient, tmp_path: Path) -> None:
+    """The client waits for a second, and the Hub takes two."""
+    hub.add_repository(NAME, files)
+    late = hub.fail(f"^/content/.*{LADDER_FILE}", method="GET", delay=2, times=None)
+    cause, nothing_there = run_client(PATIENT_FOR_A_SECOND, HF_HUB_DOWNLOAD_TIMEOUT="1").stdout.splitlines()
+    assert NAME in cause
+    assert "try again" in cause
+    assert "not all of it" in nothing_there
+    late.times = late.hits
+    cache = tmp_path / "hf_home" / "hub"
+    assert digests(Ticket.from_pretrained(NAME, cache_dir=cache)) == DIGESTS
+    assert digests(Ticket.from_pretrained(NAME, cache_dir=cache, local_files_only=True)) == DIGESTS
+
+
 def test_a_wrong_revision_is_answered_with_those_there_are(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
     hub.add_repository(NAME, files)
     for tag in TAGS:
