@@ -110,7 +110,7 @@ def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -
         provenance["base_model_revision"] = cached_commit(base_model, settings.task.model_revision)
     trainer = TicketTrainer(
         model=task.model,
-        args=settings.arguments(settings.output_dir),
+        args=task.adapt_(settings.arguments(settings.output_dir)),
         pruning=pruning,
         rewind=rewind,
         provenance=provenance,

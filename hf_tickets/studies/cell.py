@@ -55,6 +55,7 @@ def train_cell(
     if RunFolder(folder).begun:
         raise RunFolderError(f"{folder} holds a search for a ticket; use another output_dir")
     task = make_task()
+    task.adapt_(args)
     ticket = make_ticket(task)
     trainer = TicketTrainer(model=task.model, args=args, ticket=ticket, **task.trainer_arguments())
     watch(trainer)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import EvalPrediction, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 
 @dataclass
@@ -27,6 +27,7 @@ class PreparedTask:
         callbacks: callbacks that the datasets need during training.
         preprocess_logits_for_metrics: reduces the outputs that evaluation keeps, as in Trainer.
         training_arguments: fields of TrainingArguments that this task cannot do without.
+        head_learning_rate: learning rate of what is not backbone, for TicketTrainer; None: that of the backbone.
     """
 
     model: torch.nn.Module
@@ -41,10 +42,22 @@ class PreparedTask:
     callbacks: list[TrainerCallback] = field(default_factory=list)
     preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None
     training_arguments: dict[str, Any] = field(default_factory=dict)
+    head_learning_rate: float | None = None
+
+    def adapt_(self, args: TrainingArguments) -> TrainingArguments:
+        """Set in `args` what this task cannot do without; return them."""
+        for name, value in self.training_arguments.items():
+            setattr(args, name, value)
+        return args
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """The keyword arguments of Trainer that this task fills, all but the model and `args`."""
+        """The keyword arguments of Trainer that this task fills, all but the model and `args`.
+
+        With `head_learning_rate` they are those of TicketTrainer.
+        """
+        rates = {} if self.head_learning_rate is None else {"head_learning_rate": self.head_learning_rate}
         return {
+            **rates,
             "train_dataset": self.train_dataset,
             "eval_dataset": self.evaluation_dataset,
             "data_collator": self.data_collator,

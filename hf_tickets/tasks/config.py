@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def _help(text: str, modality: str | None = None) -> dict[str, str]:
+def _help(text: str, modality: str | None = None) -> dict[str, Any]:
     """Metadata of a recipe key; with `modality`, one that only task families of that modality read."""
     return {"help": text, **({"modality": modality} if modality else {})}
 
@@ -16,7 +16,11 @@ class TaskConfig:
     A key that is left out takes the task family's own default. Numbers are examples, tokens or pixels.
     """
 
-    family: str = field(metadata=_help("Task family: text-classification or image-classification."))
+    family: str = field(
+        metadata=_help(
+            "Task family: text-classification, image-classification, object-detection or semantic-segmentation."
+        )
+    )
     model: str = field(metadata=_help("Model: Hub id, local folder, or (images) the name of a timm architecture."))
     task: str | None = field(
         default=None,
@@ -75,11 +79,17 @@ class TaskConfig:
     )
     label_column: str | None = field(
         default=None,
-        metadata=_help("Column of labels. Default: label, labels, or the only column of classes."),
+        metadata=_help(
+            "Column of labels; of objects in detection, of masks in segmentation. "
+            "Default: label, labels, or the only column of classes; objects; the only other column of images."
+        ),
     )
     labels: list[str | int] | None = field(
         default=None,
-        metadata=_help("Keep only these classes, numbered in this order. Default: all, in the dataset's order."),
+        metadata=_help(
+            "Keep only these classes, numbered in this order. Default: all, in the dataset's order. "
+            "In segmentation: the names of mask values 0, 1, ..., or the mask values to keep."
+        ),
     )
     problem_type: str | None = field(
         default=None,
@@ -103,6 +113,26 @@ class TaskConfig:
         default=True,
         metadata=_help(
             "Let augmentation mirror images; false where left and right matter, as in digits.",
+            modality="image",
+        ),
+    )
+    box_format: str = field(
+        default="xywh",
+        metadata=_help(
+            "How boxes are written, in pixels: xywh (left, top, width, height: COCO), xyxy (two corners: "
+            "Pascal VOC) or cxcywh (centre, width, height).",
+            modality="object-detection",
+        )
+        | {"choices": ("xywh", "xyxy", "cxcywh")},
+    )
+    ignore_index: int | None = field(
+        default=255,
+        metadata=_help("Value of mask pixels that count nowhere; null: none.", modality="semantic-segmentation"),
+    )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata=_help(
+            "Learning rate of what is not backbone; learning_rate is the backbone's then. Default: one for both.",
             modality="image",
         ),
     )

@@ -1,6 +1,7 @@
 """Images as a model reads them: decoding, and the standard transforms for training and evaluation."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from hf_tickets.errors import DataError
+from hf_tickets.tasks.labels import require_column
+from hf_tickets.tasks.nearest import nearest
 
 # up to this side, cropping at random scales loses too much: pad by a few pixels and crop instead
 SMALL_SIDE = 64
@@ -49,16 +52,69 @@ class ImageExamples:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = int(self.rows[index])
-        try:
-            image = self.images[row][self.column]
-            if image is None:
-                raise ValueError("the cell is empty")
-            rgb = as_rgb(image)
-        except _IMAGE_ERRORS as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{self.where}, row {row}: unreadable image in column {self.column}: {reason}") from error
-        return {"image": rgb, "labels": int(self.labels[index])}
+        image = read_image(self.images, self.column, int(self.rows[index]), self.where)
+        return {"image": image, "labels": int(self.labels[index])}
+
+
+def read_image(
+    images: datasets.Dataset,
+    column: str,
+    row: int,
+    where: str,
+    convert: Callable[[Image.Image], Any] | None = None,
+) -> Any:
+    """The image in a row, as RGB unless `convert` makes something else of it.
+
+    Args:
+        images: dataset with an image column.
+        column: that column.
+        row: row of the dataset.
+        where: dataset and split, for messages.
+        convert: decoded image → what is wanted.
+
+    Raises:
+        DataError: the cell is empty, or no image that can be read; the message names the row.
+    """
+    try:
+        image = images[row][column]
+        if image is None:
+            raise ValueError("the cell is empty")
+        return (convert or as_rgb)(image)
+    except _IMAGE_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{where}, row {row}: unreadable image in column {column}: {reason}") from error
+
+
+def image_columns(split: datasets.Dataset) -> list[str]:
+    """The columns of a dataset that hold images."""
+    return [name for name, feature in split.features.items() if _holds_images(feature)]
+
+
+def find_image_column(train: datasets.Dataset, wanted: str | None, dataset: str, split_name: str) -> str:
+    """The image column: the one asked for, or the only one.
+
+    Raises:
+        DataError: there is no such column, or no telling which it is.
+    """
+    found = image_columns(train)
+    if wanted is None:
+        if len(found) != 1:
+            raise DataError(
+                f"dataset {dataset}: which column holds the images? set image_column; "
+                f"{nearest('image', found or train.column_names)}"
+            )
+        return found[0]
+    require_column(train, wanted, dataset, split_name)
+    kind = getattr(train.features[wanted], "dtype", None)
+    # a column that is named may also hold paths or the bytes of image files
+    if wanted not in found and kind not in ("string", "large_string", "binary", "large_binary"):
+        raise DataError(f"dataset {dataset}, column {wanted}: no images; {nearest(wanted, found)}")
+    return wanted
+
+
+def _holds_images(feature: Any) -> bool:
+    # parquet files that datasets did not write hold images as plain {bytes, path} records
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

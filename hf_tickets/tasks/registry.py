@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """A task family: the module that prepares it, imported on use, and the modality whose keys it reads."""
+    """A task family: the module that prepares it, imported on use, and the modalities whose keys it reads."""
 
     module: str
     modality: str
+    more: tuple[str, ...] = ()
 
 
 FAMILIES = {
     "image-classification": Family("hf_tickets.tasks.image_classification", "image"),
+    "object-detection": Family("hf_tickets.tasks.detection", "image", ("object-detection",)),
+    "semantic-segmentation": Family("hf_tickets.tasks.segmentation", "image", ("semantic-segmentation",)),
     "text-classification": Family("hf_tickets.tasks.text_classification", "text"),
 }
 
@@ -50,11 +53,11 @@ def check(config: TaskConfig) -> None:
     """
     if config.family not in FAMILIES:
         raise RecipeError(f"family: unknown task family {config.family!r}; {nearest(config.family, FAMILIES)}")
-    modality = FAMILIES[config.family].modality
+    family = FAMILIES[config.family]
     for key in fields(config):
         value = getattr(config, key.name)
-        wanted = key.metadata.get("modality", modality)
-        if wanted != modality and key.default is not MISSING and value != key.default:
+        wanted = key.metadata.get("modality", family.modality)
+        if wanted not in (family.modality, *family.more) and key.default is not MISSING and value != key.default:
             raise RecipeError(f"{key.name}: only {wanted} tasks read this key, and {config.family} is not one")
     for name in ("max_length", "image_size", "maximum_training_examples", "maximum_evaluation_examples"):
         value = getattr(config, name)
@@ -62,3 +65,5 @@ def check(config: TaskConfig) -> None:
             raise RecipeError(f"{name}: {value} is not a positive number")
     if config.task_seed < 0:
         raise RecipeError(f"task_seed: {config.task_seed} is negative; a seed is 0 or more")
+    if config.head_learning_rate is not None and not config.head_learning_rate >= 0:
+        raise RecipeError(f"head_learning_rate: {config.head_learning_rate} is negative")

@@ -34,6 +34,7 @@ from hf_tickets.trainer.checkpoints import (
     write_marker,
 )
 from hf_tickets.trainer.holder import MaskHolder
+from hf_tickets.trainer.learning_rates import split_head_
 from hf_tickets.trainer.processes import ShareBuffers
 from hf_tickets.trainer.repairs import keys_differ, load_renamed_, loss_counts_items, name_layers_to_shard
 from hf_tickets.trainer.rewind import RewindConfig
@@ -59,6 +60,7 @@ class TicketTrainer(Trainer):
             `AutoTicketModel…` was loaded with).
         sparsity: Rung of the ticket (default: as in `Ticket.from_pretrained`).
         prefix: Where the ticket's backbone lies, for models that hold several; one name or a list.
+        head_learning_rate: Learning rate of what is not backbone (default: that of `args`, as for the backbone).
         provenance: Fields of `TicketConfig` that the trainer cannot know, such as `task` or `base_model`.
         **kwargs: As for `transformers.Trainer`.
 
@@ -83,6 +85,7 @@ class TicketTrainer(Trainer):
         ticket: Ticket | Mask | str | Path | None = None,
         sparsity: float | None = None,
         prefix: str | Sequence[str] | None = None,
+        head_learning_rate: float | None = None,
         provenance: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -99,6 +102,7 @@ class TicketTrainer(Trainer):
             name_layers_to_shard(self.accelerator.state.fsdp_plugin, self.model)
         self.pruning = pruning
         self.rewind = rewind or RewindConfig()
+        self.head_learning_rate = head_learning_rate
         self.ticket: Ticket | None = None
         self._prefix = prefix
         self._probed_loss = False
@@ -278,6 +282,12 @@ class TicketTrainer(Trainer):
         if self._given is not None:
             self._given.apply(model, prefix=self._prefix)
         return model
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Create the optimizer of a round, backbone and head in groups of their own where their rates differ."""
+        there = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        return optimizer if there else split_head_(optimizer, model or self.model, self.head_learning_rate)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Create the schedule of a round; without rewinding one schedule spans all rounds."""
