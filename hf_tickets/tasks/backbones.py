@@ -79,21 +79,21 @@ def load_backbone(config: TaskConfig, strides: Sequence[int]) -> Backbone:
     return _transformers_backbone(config, strides)
 
 
-def build_around(backbone: Backbone, config: TaskConfig, model_class: Any, model_config: Any) -> Any:
+def build_around(backbone: Backbone, config: TaskConfig, model_class: Any, **arguments: Any) -> Any:
     """A dense model with the weights of a backbone, everything else drawn from `task_seed`.
 
     Args:
-        backbone: the backbone that `model_config` describes.
+        backbone: the backbone.
         config: the task.
         model_class: transformers' class.
-        model_config: transformers' configuration.
+        **arguments: of its configuration.
 
     Raises:
         DataError: the configuration cannot be made into a model, or the weights do not fit it.
     """
     try:
         with quiet_transformers(), seeded(config.task_seed):
-            model = model_class(model_config)
+            model = model_class(model_class.config_class(backbone_config=backbone.config, **arguments))
     except LOAD_ERRORS as error:
         raise DataError(f"model {config.model} cannot be made: {one_line(error)}") from error
     inside = next(module for module in model.modules() if isinstance(module, BackboneMixin))

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.ops import box_convert
 from torchvision.transforms import InterpolationMode, v2
-from transformers import AutoModelForObjectDetection, RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessor
+from transformers import AutoModelForObjectDetection, RTDetrForObjectDetection, RTDetrImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING
 
 from hf_tickets.tasks import voc
@@ -154,6 +154,7 @@ def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, 
         return model, processor, _fixed_size(processor, config.image_size or _stored_side(processor))
     backbone = load_backbone(config, _STRIDES)
     arguments = {
+        "encoder_in_channels": list(backbone.channels),
         # frozen statistics would be those of the dense weights, not of a ticket's
         "freeze_backbone_batch_norms": False,
         **(config.model_arguments or {}),
@@ -161,8 +162,7 @@ def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, 
     }
     width = arguments.setdefault("encoder_hidden_dim", arguments.get("d_model", 256))
     arguments.setdefault("decoder_in_channels", [width] * len(_STRIDES))
-    rt_detr = RTDetrConfig(backbone_config=backbone.config, encoder_in_channels=list(backbone.channels), **arguments)
-    model = build_around(backbone, config, RTDetrForObjectDetection, rt_detr)
+    model = build_around(backbone, config, RTDetrForObjectDetection, **arguments)
     processor = RTDetrImageProcessor(
         do_normalize=True,
         image_mean=list(backbone.format.mean),

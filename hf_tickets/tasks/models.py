@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from hf_tickets.errors import DataError
@@ -17,6 +18,16 @@ from hf_tickets.tasks.sources import one_line
 
 logger = logging.getLogger(__name__)
 
+# layers of detectors and segmenters that depend on the classes, wherever in the model they are
+_CLASS_LAYERS = {
+    "class_embed",
+    "enc_score_head",
+    "denoising_class_embed",
+    "decode_head",
+    "auxiliary_head",
+    "classifier",
+}
+
 # what transformers, timm and safetensors raise for a model that is not there, damaged, or of another kind
 LOAD_ERRORS = (
     OSError,
@@ -26,6 +37,7 @@ LOAD_ERRORS = (
     KeyError,
     TypeError,
     SafetensorError,
+    StrictDataclassError,
 )
 
 
@@ -120,7 +132,8 @@ def _check_loading(model: Any, loading: dict[str, Any], name: str) -> None:
 def _in_head(model: Any, key: str) -> bool:
     timm_model = getattr(model, "timm_model", None)
     if timm_model is None:
-        return not key.startswith(f"{model.base_model_prefix}.")
+        prefix = model.base_model_prefix
+        return bool(_CLASS_LAYERS & set(key.split("."))) or bool(prefix and not key.startswith(f"{prefix}."))
     heads = timm_model.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
     return any(key.removeprefix("timm_model.").startswith(f"{head}.") for head in heads)

@@ -12,7 +12,6 @@ from torchvision.transforms import InterpolationMode, v2
 from transformers import (
     AutoModelForSemanticSegmentation,
     SegformerImageProcessor,
-    UperNetConfig,
     UperNetForSemanticSegmentation,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
@@ -197,8 +196,7 @@ def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, 
         backbone = load_backbone(config, _STRIDES)
         arguments = {**(config.model_arguments or {}), **label_names(names)}
         arguments.setdefault("auxiliary_in_channels", backbone.channels[2])
-        upernet = UperNetConfig(backbone_config=backbone.config, **arguments)
-        model = build_around(backbone, config, UperNetForSemanticSegmentation, upernet)
+        model = build_around(backbone, config, UperNetForSemanticSegmentation, **arguments)
         processor = SegformerImageProcessor(
             image_mean=list(backbone.format.mean),
             image_std=list(backbone.format.std),
