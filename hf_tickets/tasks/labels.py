@@ -26,6 +26,7 @@ class Labels:
         names: class names in the order of their numbers; empty for regression.
         ids: value in the column → class number.
         dropped: values whose rows are left out.
+        feature: the column's type in the training split.
     """
 
     dataset: str
@@ -33,6 +34,7 @@ class Labels:
     names: tuple[str, ...]
     ids: dict[Any, int]
     dropped: frozenset[Any]
+    feature: Any = None
 
     @property
     def regression(self) -> bool:
@@ -42,9 +44,11 @@ class Labels:
         """Rows of a split that are used, and their labels: class numbers, or float32 values.
 
         Raises:
-            DataError: a label is missing, is not a number in a regression task, or is of an unknown class.
+            DataError: a label is missing, is not a number in a regression task, or is of an unknown class, or the
+                split numbers the classes otherwise than the training split.
         """
         values = column_values(split, self.column, self.dataset, split_name)
+        require_same_classes(self.feature, split.features[self.column], self.dataset, split_name)
         if self.regression:
             numbers = [self._number(value, row, split_name) for row, value in enumerate(values)]
             return np.arange(len(values)), np.asarray(numbers, dtype=np.float32)
@@ -136,7 +140,30 @@ def find_labels(
         names=tuple(names[number] for number in kept),
         ids={value: position[number] for value, number in by_value.items() if number in position},
         dropped=unused | {value for value, number in by_value.items() if number not in position},
+        feature=feature,
     )
+
+
+def require_same_classes(training: Any, feature: Any, dataset: str, split_name: str) -> None:
+    """Refuse a split whose column of classes numbers them otherwise than the training split's.
+
+    Args:
+        training: type of the column in the training split.
+        feature: type of the column in this split.
+        dataset: the dataset's name, for messages.
+        split_name: this split's name, for messages.
+
+    Raises:
+        DataError: both name their classes, and a number has different names.
+    """
+    if not isinstance(training, datasets.ClassLabel) or not isinstance(feature, datasets.ClassLabel):
+        return
+    for number, (expected, found) in enumerate(zip(training.names, feature.names, strict=False)):
+        if expected != found:
+            raise DataError(
+                f"dataset {dataset}: class {number} is {found} in split {split_name}, but {expected} in the training "
+                "split; give both splits the same list of classes"
+            )
 
 
 def column_values(split: datasets.Dataset, column: str, dataset: str, split_name: str) -> list[Any]:

@@ -13,7 +13,7 @@ from torchvision.ops import box_convert
 
 from hf_tickets.errors import DataError
 from hf_tickets.tasks.images import read_image
-from hf_tickets.tasks.labels import Labels, column_values, find_labels, require_column
+from hf_tickets.tasks.labels import Labels, column_values, find_labels, require_column, require_same_classes
 from hf_tickets.tasks.nearest import nearest
 
 logger = logging.getLogger(__name__)
@@ -82,12 +82,9 @@ class ObjectReader:
             DataError: a box is not four finite numbers, a class is unknown, or no row has an object; the message
                 names the row.
         """
-        feature = self._feature(split, split_name)
-        if feature != self.feature and isinstance(feature, datasets.ClassLabel):
-            raise DataError(
-                f"dataset {self.dataset}: the classes of split {split_name} are {', '.join(feature.names)}, but "
-                f"those of the training split are {', '.join(self.labels.names)}; give both the same"
-            )
+        require_column(split, self.column, self.dataset, split_name)
+        feature = _fields(split.features[self.column]).get(self.classes)
+        require_same_classes(self.feature, feature, self.dataset, split_name)
         where = f"dataset {self.dataset}, split {split_name}"
         read = [self._row(cell, where, row) for row, cell in enumerate(self._cells(split, split_name))]
         flat = sum(int((_sides(objects.boxes, self.box_format) <= 0).any(axis=1).sum()) for objects in read)
@@ -105,10 +102,6 @@ class ObjectReader:
                 f"{nearest(known[0], fields)}; label_column names another column"
             )
         return found
-
-    def _feature(self, split: datasets.Dataset, split_name: str) -> Any:
-        require_column(split, self.column, self.dataset, split_name)
-        return _fields(split.features[self.column]).get(self.classes)
 
     def _cells(self, split: datasets.Dataset, split_name: str) -> list[dict[str, list[Any]]]:
         cells = column_values(split, self.column, self.dataset, split_name)

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from hf_tickets.pruning.scope import backbone
+from hf_tickets.pruning.scope import unwrap
+from hf_tickets.trainer.weights import head_names
 
 
 def split_head_(
@@ -21,10 +22,11 @@ def split_head_(
     """
     if learning_rate is None:
         return optimizer
-    inside = {id(parameter) for parameter in backbone(model).parameters()}
+    names = head_names(model)
+    heads = {id(parameter) for name, parameter in unwrap(model).named_parameters() if name in names}
     for group in list(optimizer.param_groups):
-        head = [parameter for parameter in group["params"] if id(parameter) not in inside]
+        head = [parameter for parameter in group["params"] if id(parameter) in heads]
         if head:
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) in inside]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in heads]
             optimizer.add_param_group({**group, "params": head, "lr": learning_rate})
     return optimizer

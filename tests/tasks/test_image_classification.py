@@ -371,6 +371,15 @@ def test_the_row_is_that_of_the_file_also_under_chosen_labels(tmp_path: Path) ->
         _ = [task.train_dataset[i] for i in range(3)]
 
 
+def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:
+    folder = dataset_of(tmp_path, [encoded(colour(9))] * 2)
+    swapped = Dataset.load_from_disk(f"{folder}/test").cast_column("label", ClassLabel(names=["dog", "cat"]))
+    train = Dataset.load_from_disk(f"{folder}/train")
+    DatasetDict(train=train, test=swapped).save_to_disk(tmp_path / "swapped")
+    with pytest.raises(DataError, match="class 0 is dog in split test, but cat in the training split"):
+        prepare(images(dataset=str(tmp_path / "swapped")))
+
+
 def test_columns_labels_and_models_that_are_not_there(data: Path, tmp_path: Path) -> None:
     good = encoded(colour(9))
     folder = dataset_of(tmp_path, [good, good])

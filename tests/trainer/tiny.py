@@ -100,7 +100,15 @@ def search(
 ) -> TicketTrainer:
     """A search of two rounds on BERT; other keywords are TicketTrainer's or else TrainingArguments'."""
     model = bert() if model is None else model
-    names = ("rewind", "provenance", "eval_dataset", "optimizer_cls_and_kwargs", "optimizers", "compute_metrics")
+    names = (
+        "rewind",
+        "provenance",
+        "head_learning_rate",
+        "eval_dataset",
+        "optimizer_cls_and_kwargs",
+        "optimizers",
+        "compute_metrics",
+    )
     own = {name: changes.pop(name) for name in names if name in changes}
     data = changes.pop("train_dataset", None) or (images() if hasattr(model, "timm_model") else sentences())
     return TicketTrainer(
