@@ -69,8 +69,8 @@ def _on_base(settings: "Settings", ticket: "Ticket") -> "Settings":
     config = ticket.config
     if config.base_model is not None:
         return settings.on(config.base_model, config.base_model_revision)
-    if ticket.theta is None:
-        return settings
+    if ticket.theta is None or "backbone_config" in config.base_config:
+        return settings  # a backbone inside a detector or segmenter: the recipe's own takes the weights it carries
     folder = settings.output_dir / "base"
     save_base(ticket, folder)
     return settings.on(folder)

@@ -33,12 +33,14 @@ def test_a_ticket_found_inside_a_detector_fits_the_bare_model():
 
 def test_a_resnet50_ticket_fits_torchvision():
     from torchvision.models import resnet50
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn
     from torchvision.models.segmentation import deeplabv3_resnet50
 
     ticket = Ticket(prune(timm.create_model("resnet50"), sparsity=0.5))
-    faster_rcnn = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    assert assert_applied(ticket, faster_rcnn, "backbone.body.").dense == []
+    assert sum(kept.numel() for kept in ticket.mask.values()) == 23_445_504
+    for build in (fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn):
+        detector = build(weights=None, weights_backbone=None)
+        assert assert_applied(ticket, detector, "backbone.body.").dense == []
     assert assert_applied(ticket, deeplabv3_resnet50(weights=None, weights_backbone=None), "backbone.").dense == []
     assert assert_applied(ticket, resnet50(), "").dense == []
 
