@@ -1,8 +1,12 @@
-"""Learning rates of backbone and head apart, in an optimizer that is already there."""
+"""Learning rates of backbone and head apart, and a schedule that goes on from a later step."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
+from hf_tickets.errors import TicketsError
 from hf_tickets.pruning.scope import unwrap
 from hf_tickets.trainer.weights import head_names
 
@@ -30,3 +34,28 @@ def split_head_(
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in heads]
             optimizer.add_param_group({**group, "params": head, "lr": learning_rate})
     return optimizer
+
+
+def forward_(scheduler: Any, steps: int) -> Any:
+    """Shift a schedule so that its first step is a later one.
+
+    Args:
+        scheduler: Of a new training.
+        steps: How many steps later.
+
+    Raises:
+        TicketsError: Its class has no factors to shift.
+    """
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise TicketsError(f"rewind=none cannot continue a {type(scheduler).__name__}; use rewind=learning_rate")
+    scheduler.lr_lambdas = [_later(factor, steps) for factor in scheduler.lr_lambdas]
+    for group, base, factor in zip(
+        scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(0)
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+    return scheduler
+
+
+def _later(factor: Callable[[int], float], steps: int) -> Callable[[int], float]:
+    return lambda step: factor(step + steps)

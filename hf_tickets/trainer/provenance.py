@@ -58,6 +58,7 @@ def describe(
         "sparsities": list(sparsity_schedule(pruning)),
         "rewind": rewind.to_dict(),
         "training": significant_arguments(trainer.args),
+        "head_learning_rate": trainer.head_learning_rate,
         "optimizer": _plain(trainer.optimizer_cls_and_kwargs),
         "callbacks": [
             {type(callback).__name__: _plain(callback.state()["args"])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from hf_tickets.trainer.checkpoints import (
     write_marker,
 )
 from hf_tickets.trainer.holder import MaskHolder
-from hf_tickets.trainer.learning_rates import split_head_
+from hf_tickets.trainer.learning_rates import forward_, split_head_
 from hf_tickets.trainer.processes import ShareBuffers
 from hf_tickets.trainer.repairs import keys_differ, load_renamed_, loss_counts_items, name_layers_to_shard
 from hf_tickets.trainer.rewind import RewindConfig
@@ -295,7 +295,7 @@ class TicketTrainer(Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
         done, rounds = len(self.history), len(sparsity_schedule(self._rounds.pruning)) + 1
         scheduler = super().create_scheduler(num_training_steps * rounds, optimizer)
-        return _forward_(scheduler, done * num_training_steps)
+        return forward_(scheduler, done * num_training_steps)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-step; before the first, ask the head whether it scales its loss itself."""
@@ -388,20 +388,3 @@ def _as_ticket(ticket: Ticket | Mask | str | Path, sparsity: float | None) -> Ti
     if isinstance(ticket, Mask):
         return Ticket(ticket, sparsity=sparsity)
     return ticket if sparsity is None else ticket.at(sparsity)
-
-
-def _forward_(scheduler: Any, steps: int) -> Any:
-    """Shift a schedule so that its first step is a later one."""
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-        raise TicketsError(f"rewind=none cannot continue a {type(scheduler).__name__}; use rewind=learning_rate")
-    scheduler.lr_lambdas = [_later(factor, steps) for factor in scheduler.lr_lambdas]
-    for group, base, factor in zip(
-        scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-    ):
-        group["lr"] = base * factor(0)
-    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
-    return scheduler
-
-
-def _later(factor: Callable[[int], float], steps: int) -> Callable[[int], float]:
-    return lambda step: factor(step + steps)
