@@ -108,13 +108,14 @@ def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -
         provenance["base_model"] = None
     elif settings.task.model_revision is not None:
         provenance["base_model_revision"] = cached_commit(base_model, settings.task.model_revision)
+    args = task.adapt_(settings.arguments(settings.output_dir))
     trainer = TicketTrainer(
         model=task.model,
-        args=task.adapt_(settings.arguments(settings.output_dir)),
+        args=args,
         pruning=pruning,
         rewind=rewind,
         provenance=provenance,
-        **task.trainer_arguments(),
+        **task.trainer_arguments(args),
     )
     sparsities = (0.0, *sparsity_schedule(pruning))
 

@@ -57,7 +57,7 @@ def train_cell(
     task = make_task()
     task.adapt_(args)
     ticket = make_ticket(task)
-    trainer = TicketTrainer(model=task.model, args=args, ticket=ticket, **task.trainer_arguments())
+    trainer = TicketTrainer(model=task.model, args=args, ticket=ticket, **task.trainer_arguments(args))
     watch(trainer)
     checkpoint = last_complete_checkpoint(folder) if ticket is not None else None
     output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

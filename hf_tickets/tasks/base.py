@@ -8,6 +8,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
+from hf_tickets.tasks.optimization import timm_optimizer
+
 
 @dataclass
 class PreparedTask:
@@ -28,6 +30,7 @@ class PreparedTask:
         preprocess_logits_for_metrics: reduces the outputs that evaluation keeps, as in Trainer.
         training_arguments: fields of TrainingArguments that this task cannot do without.
         head_learning_rate: learning rate of what is not backbone, for TicketTrainer; None: that of the backbone.
+        optimizer: name of an optimizer of timm, in place of that of TrainingArguments.
     """
 
     model: torch.nn.Module
@@ -43,6 +46,7 @@ class PreparedTask:
     preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None
     training_arguments: dict[str, Any] = field(default_factory=dict)
     head_learning_rate: float | None = None
+    optimizer: str | None = None
 
     def adapt_(self, args: TrainingArguments) -> TrainingArguments:
         """Set in `args` what this task cannot do without; return them."""
@@ -50,14 +54,21 @@ class PreparedTask:
             setattr(args, name, value)
         return args
 
-    def trainer_arguments(self) -> dict[str, Any]:
+    def trainer_arguments(self, args: TrainingArguments | None = None) -> dict[str, Any]:
         """The keyword arguments of Trainer that this task fills, all but the model and `args`.
 
         With `head_learning_rate` they are those of TicketTrainer.
+
+        Args:
+            args: the training arguments; a task with an optimizer of its own needs them.
         """
-        rates = {} if self.head_learning_rate is None else {"head_learning_rate": self.head_learning_rate}
+        own: dict[str, Any] = {}
+        if self.head_learning_rate is not None:
+            own["head_learning_rate"] = self.head_learning_rate
+        if self.optimizer is not None and args is not None:
+            own["optimizer_cls_and_kwargs"] = timm_optimizer(self.optimizer, args)
         return {
-            **rates,
+            **own,
             "train_dataset": self.train_dataset,
             "eval_dataset": self.evaluation_dataset,
             "data_collator": self.data_collator,

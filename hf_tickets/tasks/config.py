@@ -18,7 +18,8 @@ class TaskConfig:
 
     family: str = field(
         metadata=_help(
-            "Task family: text-classification, image-classification, object-detection or semantic-segmentation."
+            "Task family: text-classification, image-classification, object-detection, semantic-segmentation, "
+            "simclr or moco."
         )
     )
     model: str = field(metadata=_help("Model: Hub id, local folder, or (images) the name of a timm architecture."))
@@ -135,6 +136,95 @@ class TaskConfig:
             "Learning rate of what is not backbone; learning_rate is the backbone's then. Default: one for both.",
             modality="image",
         ),
+    )
+    small_stem: bool = field(
+        default=False,
+        metadata=_help(
+            "Give a ResNet of timm a 3×3 first convolution of stride 1, its weights new, and no max-pool.",
+            modality="image",
+        ),
+    )
+    validation_examples: int | None = field(
+        default=None,
+        metadata=_help(
+            "Hold out this many training examples, the same for every seed, as eval_validation_…, beside "
+            "eval_test_… of the evaluation split, which is test by default then.",
+            modality="image",
+        ),
+    )
+    crop_scale: float | None = field(
+        default=None,
+        metadata=_help(
+            "Smallest share of the image that a view shows. Default: 0.08 (simclr), 0.2 (moco).",
+            modality="self-supervised",
+        ),
+    )
+    colour_jitter: list[float] | None = field(
+        default=None,
+        metadata=_help(
+            "Brightness, contrast, saturation and hue of views. "
+            "Default: 0.8, 0.8, 0.8, 0.2 (simclr), 0.4, 0.4, 0.4, 0.1 (moco).",
+            modality="self-supervised",
+        ),
+    )
+    colour_jitter_probability: float = field(
+        default=0.8, metadata=_help("Share of views whose colours are jittered.", modality="self-supervised")
+    )
+    grey_probability: float = field(
+        default=0.2, metadata=_help("Share of views without colour.", modality="self-supervised")
+    )
+    blur_probability: float = field(
+        default=0.5, metadata=_help("Share of views that are blurred.", modality="self-supervised")
+    )
+    temperature: float | None = field(
+        default=None,
+        metadata=_help("Temperature of the loss. Default: 0.5 (simclr), 0.2 (moco).", modality="self-supervised"),
+    )
+    projection: list[int] | None = field(
+        default=None,
+        metadata=_help(
+            "Widths of the projection head's layers after the features; one is a linear head. "
+            "Default: the features' width, 128.",
+            modality="self-supervised",
+        ),
+    )
+    queue_size: int | None = field(
+        default=None, metadata=_help("Negatives in the queue. Default: 65536.", modality="moco")
+    )
+    momentum: float | None = field(
+        default=None, metadata=_help("Momentum of the key encoder. Default: 0.999.", modality="moco")
+    )
+    batch_norm_groups: int | None = field(
+        default=None,
+        metadata=_help(
+            "Groups of a process's batch with BatchNorm statistics of their own; "
+            "2 or more shuffle BatchNorm within one process. Default: 1.",
+            modality="moco",
+        ),
+    )
+    probe_examples: int = field(
+        default=5000,
+        metadata=_help(
+            "Training examples from which k-NN and linear probe learn at evaluation.", modality="self-supervised"
+        ),
+    )
+    neighbours: int = field(default=20, metadata=_help("Neighbours that vote in k-NN.", modality="self-supervised"))
+    linear_probe: bool = field(
+        default=True, metadata=_help("Also evaluate a linear probe.", modality="self-supervised")
+    )
+    timm_optimizer: str | None = field(
+        default=None,
+        metadata=_help(
+            "Optimizer of timm by its name, such as lars, in place of optim; optim_args are its own. "
+            "Biases and norms do not decay."
+        ),
+    )
+    learning_rate_milestones: list[float] | None = field(
+        default=None,
+        metadata=_help("Shares of the training, such as [0.5, 0.75], after which the learning rate falls."),
+    )
+    learning_rate_decay: float = field(
+        default=0.1, metadata=_help("What the learning rate is multiplied by at each milestone.")
     )
     maximum_training_examples: int | None = field(
         default=None,

@@ -1,5 +1,6 @@
 """Images as a model reads them: decoding, and the standard transforms for training and evaluation."""
 
+import copy
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,16 @@ class ImageExamples:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def only(self, chosen: np.ndarray) -> "ImageExamples":
+        """Some of these images.
+
+        Args:
+            chosen: their numbers, 0 to len - 1.
+        """
+        part = copy.copy(self)
+        part.rows, part.labels = self.rows[chosen], self.labels[chosen]
+        return part
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = read_image(self.images, self.column, int(self.rows[index]), self.where)
@@ -177,7 +188,7 @@ def training_transform(target: ImageFormat, horizontal_flip: bool = True) -> Ima
         steps.append(v2.RandomResizedCrop(target.size, interpolation=interpolation, antialias=True))
     if horizontal_flip:
         steps.append(v2.RandomHorizontalFlip())
-    return ImageTransform(v2.Compose([*steps, *_to_tensor(target)]))
+    return ImageTransform(v2.Compose([*steps, *to_tensor(target)]))
 
 
 def evaluation_transform(target: ImageFormat) -> ImageTransform:
@@ -187,10 +198,11 @@ def evaluation_transform(target: ImageFormat) -> ImageTransform:
     if resized[0] == resized[1]:
         resized = resized[0]  # the shorter side: the image keeps its proportions
     resize = v2.Resize(resized, InterpolationMode(target.interpolation), antialias=True)
-    return ImageTransform(v2.Compose([resize, v2.CenterCrop(target.size), *_to_tensor(target)]))
+    return ImageTransform(v2.Compose([resize, v2.CenterCrop(target.size), *to_tensor(target)]))
 
 
-def _to_tensor(target: ImageFormat) -> list[Any]:
+def to_tensor(target: ImageFormat) -> list[Any]:
+    """The last steps of a transform: to a normalised tensor."""
     # last, so that Pillow resizes, as it does in timm's and most models' own preprocessing
     return [
         v2.ToImage(),

@@ -41,7 +41,7 @@ LOAD_ERRORS = (
 )
 
 
-def load_model(config: TaskConfig, auto_class: Any, **head: Any) -> torch.nn.Module:
+def load_model(config: TaskConfig, auto_class: Any, may_be_new: tuple[str, ...] = (), **head: Any) -> torch.nn.Module:
     """A transformers model for the task, its new weights drawn from `task_seed`.
 
     A head of another label count is replaced without a word; backbone weights that do not fit are an error,
@@ -50,6 +50,7 @@ def load_model(config: TaskConfig, auto_class: Any, **head: Any) -> torch.nn.Mod
     Args:
         config: the task.
         auto_class: transformers' Auto class for this kind of model.
+        may_be_new: modules whose weights may be missing or of another shape.
         **head: configuration of the head (num_labels, id2label, label2id, problem_type).
 
     Raises:
@@ -72,7 +73,7 @@ def load_model(config: TaskConfig, auto_class: Any, **head: Any) -> torch.nn.Mod
             )
     except LOAD_ERRORS as error:
         raise DataError(f"model {config.model} cannot be loaded: {one_line(error)}") from error
-    _check_loading(model, loading, config.model)
+    _check_loading(model, loading, config.model, may_be_new)
     _name_labels(model, head)
     return model
 
@@ -114,16 +115,19 @@ def _name_labels(model: Any, head: dict[str, Any]) -> None:
         model.config.id2label, model.config.label2id = head["id2label"], head["label2id"]
 
 
-def _check_loading(model: Any, loading: dict[str, Any], name: str) -> None:
+def _check_loading(model: Any, loading: dict[str, Any], name: str, may_be_new: tuple[str, ...]) -> None:
+    def expected_new(key: str) -> bool:
+        return _in_head(model, key) or key.removeprefix("timm_model.").startswith(may_be_new or " ")
+
     mismatched = {entry[0]: entry[1:] for entry in loading["mismatched_keys"]}
-    wrong = sorted(key for key in mismatched if not _in_head(model, key))
+    wrong = sorted(key for key in mismatched if not expected_new(key))
     if wrong:
         stored, expected = (tuple(shape) for shape in mismatched[wrong[0]])
         raise DataError(
             f"model {name}: weights {wrong[0]} are {stored}, but the configuration asks for {expected} "
             f"({len(wrong)} such); take back the model_arguments that change the architecture"
         )
-    missing = sorted(key for key in loading["missing_keys"] if not _in_head(model, key))
+    missing = sorted(key for key in loading["missing_keys"] if not expected_new(key))
     if missing:
         shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         logger.warning("model %s has no weights for %s: they start at random values", name, shown)

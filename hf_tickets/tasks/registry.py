@@ -25,8 +25,22 @@ FAMILIES = {
     "image-classification": Family("hf_tickets.tasks.image_classification", "image"),
     "object-detection": Family("hf_tickets.tasks.detection", "image", ("object-detection",)),
     "semantic-segmentation": Family("hf_tickets.tasks.segmentation", "image", ("semantic-segmentation",)),
+    "moco": Family("hf_tickets.tasks.self_supervised", "image", ("self-supervised", "moco")),
+    "simclr": Family("hf_tickets.tasks.self_supervised", "image", ("self-supervised",)),
     "text-classification": Family("hf_tickets.tasks.text_classification", "text"),
 }
+
+
+_POSITIVE = (
+    "max_length",
+    "image_size",
+    "maximum_training_examples",
+    "maximum_evaluation_examples",
+    "validation_examples",
+    "probe_examples",
+    "neighbours",
+)
+_PROBABILITIES = ("colour_jitter_probability", "grey_probability", "blur_probability")
 
 
 def prepare(config: TaskConfig) -> "PreparedTask":
@@ -42,6 +56,11 @@ def prepare(config: TaskConfig) -> "PreparedTask":
     check(config)
     module = importlib.import_module(FAMILIES[config.family].module)
     prepared: PreparedTask = module.prepare(config)
+    prepared.optimizer = config.timm_optimizer
+    if config.learning_rate_milestones:
+        from hf_tickets.tasks.optimization import StepDecay
+
+        prepared.callbacks.append(StepDecay(config.learning_rate_milestones, config.learning_rate_decay))
     return prepared
 
 
@@ -59,7 +78,7 @@ def check(config: TaskConfig) -> None:
         wanted = key.metadata.get("modality", family.modality)
         if wanted not in (family.modality, *family.more) and key.default is not MISSING and value != key.default:
             raise RecipeError(f"{key.name}: only {wanted} tasks read this key, and {config.family} is not one")
-    for name in ("max_length", "image_size", "maximum_training_examples", "maximum_evaluation_examples"):
+    for name in _POSITIVE:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise RecipeError(f"{name}: {value} is not a positive number")
@@ -67,3 +86,12 @@ def check(config: TaskConfig) -> None:
         raise RecipeError(f"task_seed: {config.task_seed} is negative; a seed is 0 or more")
     if config.head_learning_rate is not None and not config.head_learning_rate >= 0:
         raise RecipeError(f"head_learning_rate: {config.head_learning_rate} is negative")
+    for name in _PROBABILITIES:
+        if not 0 <= getattr(config, name) <= 1:
+            raise RecipeError(f"{name}: {getattr(config, name)} is not between 0 and 1")
+    if config.crop_scale is not None and not 0 < config.crop_scale <= 1:
+        raise RecipeError(f"crop_scale: {config.crop_scale} is not above 0 and at most 1")
+    if config.colour_jitter is not None and (len(config.colour_jitter) != 4 or min(config.colour_jitter) < 0):
+        raise RecipeError("colour_jitter: give four numbers of 0 or more: brightness, contrast, saturation, hue")
+    if not all(0 < share < 1 for share in config.learning_rate_milestones or ()):
+        raise RecipeError(f"learning_rate_milestones: {config.learning_rate_milestones} are not shares between 0 and 1")

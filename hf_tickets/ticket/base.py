@@ -46,6 +46,7 @@ def base_fields(model: nn.Module) -> dict[str, Any]:
     """
     config = getattr(unwrap(model), "config", None)
     name = getattr(config, "_name_or_path", None) or None
+    config = getattr(config, "encoder_config", None) or config  # of SimCLR and MoCo the encoder is what others load
     written = config.to_json_string() if isinstance(config, PretrainedConfig) else "{}"
     return {
         "base_model": str(Path(name).resolve()) if name and is_folder(name) else name,

@@ -51,6 +51,16 @@ def backbone_prefix(model: nn.Module) -> str:
     return next((canonical(name) for name, module in unwrap(model).named_modules() if module is own), "")
 
 
+def backbone_prefixes(model: nn.Module) -> list[str]:
+    """Return the canonical names of a model's backbone and of its copies, such as a momentum encoder, in it.
+
+    A model names its copies in `momentum_copies`: name of a module to name of the copy.
+    """
+    own = backbone_prefix(model)
+    copies: Mapping[str, str] = getattr(unwrap(model), "momentum_copies", {})
+    return [own, *(copy + own.removeprefix(name) for name, copy in copies.items() if own.startswith(name))]
+
+
 def match(
     shapes: Mapping[str, Shape],
     model: nn.Module,
@@ -65,11 +75,14 @@ def match(
         model: Any module, wrapped or not.
         config: Its `model_type`, `optional_modules` and `pruning` are used.
         strict: Refuse anything that does not fit; else leave it dense and report it.
-        prefix: Where the backbone lies, for models that hold several; one name or a list.
+        prefix: Where the backbone lies, for models that hold several; one name or a list. A momentum encoder that
+            the model names as such is found without.
 
     Raises:
         TicketMismatchError: The ticket does not fit; the message names what differs.
     """
+    if prefix is None and getattr(unwrap(model), "momentum_copies", None):
+        prefix = backbone_prefixes(model)
     # A ticket found on a feature extractor has flattened names itself.
     given = {canonical(name): name for name in shapes}
     shapes = {canonical(name): shape for name, shape in shapes.items()}

@@ -24,7 +24,7 @@ from hf_tickets.pruning.shards import assemble, cut, is_spread, rows, whole_shap
 from hf_tickets.ticket.base import base_fields
 from hf_tickets.ticket.config import TicketConfig, without_nan
 from hf_tickets.ticket.ladder import Ladder
-from hf_tickets.ticket.matching import backbone_prefix
+from hf_tickets.ticket.matching import backbone_prefixes
 from hf_tickets.ticket.results import last_matching
 from hf_tickets.ticket.theta import backbone_digest, backbone_state
 from hf_tickets.ticket.ticket import Ticket
@@ -94,7 +94,7 @@ class Rounds:
         self.rewind = rewind
         self.sparsities = sparsity_schedule(pruning)
         # Where the masks come from; another part of the model may fit them too.
-        place = "" if pruning.scope == "model" else backbone_prefix(trainer.model)
+        place = "" if pruning.scope == "model" else backbone_prefixes(trainer.model)
         self.holder = MaskHolder(prefix=place)
         self.folder = RunFolder(trainer.args.output_dir)
         self.results: list[RoundResult] = []

@@ -1,0 +1,111 @@
+"""Labelled images of a dataset: its splits, its columns, its classes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from hf_tickets.errors import DataError
+from hf_tickets.tasks.config import TaskConfig
+from hf_tickets.tasks.images import ImageExamples
+from hf_tickets.tasks.labels import find_labels, label_column, require_column
+from hf_tickets.tasks.nearest import nearest
+from hf_tickets.tasks.sources import load_source, sample
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """The images of a task.
+
+    Attributes:
+        training: images to train on.
+        evaluation: images of the evaluation split.
+        validation: images held out of the training split; None where none are.
+        names: names of the classes.
+        provenance: plain JSON values that say which data this is.
+    """
+
+    training: ImageExamples
+    evaluation: ImageExamples
+    validation: ImageExamples | None
+    names: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+def read_images(config: TaskConfig) -> LabelledImages:
+    """Find the images of a task; each is decoded when it is asked for.
+
+    Raises:
+        DataError: the dataset cannot be read, or has not the columns, labels or splits asked for.
+    """
+    source = load_source(config)
+    defaults = ("validation", "test") if config.validation_examples is None else ("test", "validation")
+    train_name, train = source.split(config.train_split, ("train",), "train_split")
+    evaluation_name, evaluation = source.split(config.evaluation_split, defaults, "evaluation_split")
+    images = _image_column(train, config.image_column, source.name, train_name)
+    column = label_column(train, config.label_column, source.name, train_name)
+    labels = find_labels(train, train_name, source.name, column, regression=False, keep=config.labels)
+
+    def examples(split: datasets.Dataset, name: str, maximum: int | None) -> ImageExamples:
+        require_column(split, images, source.name, name)
+        rows, targets = labels.encode(split, name)
+        kept = sample(np.arange(len(rows)), maximum)
+        decoded = split.cast_column(images, datasets.Image())
+        return ImageExamples(decoded, images, rows[kept], targets[kept], f"dataset {source.name}, split {name}")
+
+    training = examples(train, train_name, config.maximum_training_examples)
+    validation = None
+    if config.validation_examples is not None:
+        training, validation = _hold_out(training, config.validation_examples, source.name)
+    evaluated = examples(evaluation, evaluation_name, config.maximum_evaluation_examples)
+    return LabelledImages(
+        training=training,
+        evaluation=evaluated,
+        validation=validation,
+        names=labels.names,
+        provenance={
+            "family": config.family,
+            "task": None,
+            "dataset": source.name,
+            "dataset_config": source.config,
+            "train_split": train_name,
+            "evaluation_split": [evaluation_name],
+            "image_column": images,
+            "label_column": column,
+            "labels": list(labels.names),
+            "training_examples": len(training),
+            "validation_examples": len(validation) if validation is not None else None,
+            "evaluation_examples": [len(evaluated)],
+            "task_seed": config.task_seed,
+        },
+    )
+
+
+def _hold_out(examples: ImageExamples, count: int, dataset: str) -> tuple[ImageExamples, ImageExamples]:
+    if count >= len(examples):
+        raise DataError(f"dataset {dataset}: validation_examples {count} leaves none of {len(examples)} to train on")
+    held = sample(np.arange(len(examples)), count)
+    return examples.only(np.setdiff1d(np.arange(len(examples)), held)), examples.only(held)
+
+
+def _image_column(train: datasets.Dataset, wanted: str | None, dataset: str, split_name: str) -> str:
+    found = [name for name, feature in train.features.items() if _holds_images(feature)]
+    if wanted is None:
+        if len(found) != 1:
+            raise DataError(
+                f"dataset {dataset}: which column holds the images? set image_column; "
+                f"{nearest('image', found or train.column_names)}"
+            )
+        return found[0]
+    require_column(train, wanted, dataset, split_name)
+    kind = getattr(train.features[wanted], "dtype", None)
+    # a column that is named may also hold paths or the bytes of image files
+    if wanted not in found and kind not in ("string", "large_string", "binary", "large_binary"):
+        raise DataError(f"dataset {dataset}, column {wanted}: no images; {nearest('image', found)}")
+    return wanted
+
+
+def _holds_images(feature: Any) -> bool:
+    # parquet files that datasets did not write hold images as plain {bytes, path} records
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
