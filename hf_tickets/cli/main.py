@@ -30,6 +30,7 @@ COMMANDS = (
     "publish",
     "list",
     "export",
+    "convert",
     "env",
 )
 
