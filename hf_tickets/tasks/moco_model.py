@@ -143,7 +143,8 @@ class MocoModel(ContrastiveModel):
                 key_parameter.lerp_(parameter.detach(), 1 - self.config.momentum)
 
     def _features(self, encoder: nn.Module, images: Tensor) -> Tensor:
-        groups = self.config.batch_norm_groups if self.training else 1
+        # at least two images a group: BatchNorm needs them
+        groups = max(min(self.config.batch_norm_groups, len(images) // 2), 1) if self.training else 1
         return torch.cat([features(encoder, part) for part in images.chunk(groups)])
 
     def _keys(self, images: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class StepDecay(TrainerCallback):
     ) -> None:
         scheduler = getattr(kwargs["lr_scheduler"], "scheduler", kwargs["lr_scheduler"])  # inside Accelerate's wrapper
         if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-            raise RecipeError(f"learning_rate_milestones do not go with {args.lr_scheduler_type}")
+            raise RecipeError(f"learning_rate_milestones do not go with {args.lr_scheduler_type.value}")
         steps = [math.floor(share * state.max_steps) for share in self.milestones]
         scheduler.lr_lambdas = [self._lowered(rate, steps) for rate in scheduler.lr_lambdas]
 
