@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     pruning, rewind = recipe.build(PruningConfig), recipe.build(RewindConfig)
     transfer = _transfer_settings(recipe)
     if "pretrain" in recipe.sections:
-        settings = settings.on(_pretrain(Settings.read(recipe.section("pretrain")), console))
+        settings = settings.on(_pretrain(Settings.of_section(recipe, "pretrain"), console))
     trainer, metric = _find(settings, pruning, rewind, console)
     if transfer is not None and trainer.ticket is not None:
         _transfer(transfer.on(settings.task.model, settings.task.model_revision), trainer.ticket, settings, console)
@@ -71,9 +71,9 @@ def _transfer_settings(recipe: "Recipe") -> "Settings | None":
 
     if "transfer" not in recipe.sections:
         return None
-    section = recipe.section("transfer")
-    check_controls(section.values.get("controls", []))
-    return Settings.read(section)
+    settings = Settings.of_section(recipe, "transfer")
+    check_controls(settings.recipe.values.get("controls", []))
+    return settings
 
 
 def _pretrain(settings: "Settings", console: "Console") -> str:

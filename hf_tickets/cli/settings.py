@@ -17,7 +17,7 @@ from hf_tickets.cli.recipe import Recipe
 from hf_tickets.errors import RecipeError
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
-from hf_tickets.tasks.registry import check, prepare
+from hf_tickets.tasks.registry import FAMILIES, check, prepare, unread_keys
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,26 @@ class Settings:
         settings = cls(task, training, recipe)
         settings.arguments(Path(training["output_dir"]))
         return settings
+
+    @classmethod
+    def of_section(cls, recipe: Recipe, name: str) -> "Settings":
+        """Build and check the settings of a section of a recipe.
+
+        A section of another task family does not inherit what that family does not read, such as a temperature.
+
+        Raises:
+            RecipeError: A value is missing or wrong.
+        """
+        section = recipe.section(name)
+        own = recipe.sections[name]
+        if own.get("family") in FAMILIES:
+            values = {
+                key: value
+                for key, value in section.values.items()
+                if key in own or key not in unread_keys(own["family"])
+            }
+            section = replace(section, values=values)
+        return cls.read(section)
 
     @property
     def output_dir(self) -> Path:

@@ -1,6 +1,5 @@
 """Optimizers and schedules of vision papers that transformers lacks: timm's optimizers, and steps of the rate."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,7 +73,7 @@ class StepDecay(TrainerCallback):
         scheduler = getattr(kwargs["lr_scheduler"], "scheduler", kwargs["lr_scheduler"])  # inside Accelerate's wrapper
         if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             raise RecipeError(f"learning_rate_milestones do not go with {args.lr_scheduler_type.value}")
-        steps = [math.floor(share * state.max_steps) for share in self.milestones]
+        steps = [round(share * state.max_steps) for share in self.milestones]
         scheduler.lr_lambdas = [self._lowered(rate, steps) for rate in scheduler.lr_lambdas]
 
     def _lowered(self, rate: Callable[[int], float], steps: Sequence[int]) -> Callable[[int], float]:

@@ -1,7 +1,7 @@
 """The task families by name. A new family is one module with `prepare(config)` and one line here."""
 
 import importlib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from hf_tickets.errors import RecipeError
@@ -61,7 +61,22 @@ def prepare(config: TaskConfig) -> "PreparedTask":
         from hf_tickets.tasks.optimization import StepDecay
 
         prepared.callbacks.append(StepDecay(config.learning_rate_milestones, config.learning_rate_decay))
+        prepared.provenance |= {
+            "learning_rate_milestones": list(config.learning_rate_milestones),
+            "learning_rate_decay": config.learning_rate_decay,
+        }
     return prepared
+
+
+def unread_keys(family: str) -> dict[str, str]:
+    """Keys that a task family does not read, and the modality of those that do.
+
+    Args:
+        family: a name in FAMILIES.
+    """
+    read = (FAMILIES[family].modality, *FAMILIES[family].more)
+    wanted = {key.name: key.metadata.get("modality", read[0]) for key in fields(TaskConfig)}
+    return {name: modality for name, modality in wanted.items() if modality not in read}
 
 
 def check(config: TaskConfig) -> None:
@@ -72,12 +87,9 @@ def check(config: TaskConfig) -> None:
     """
     if config.family not in FAMILIES:
         raise RecipeError(f"family: unknown task family {config.family!r}; {nearest(config.family, FAMILIES)}")
-    family = FAMILIES[config.family]
-    for key in fields(config):
-        value = getattr(config, key.name)
-        wanted = key.metadata.get("modality", family.modality)
-        if wanted not in (family.modality, *family.more) and key.default is not MISSING and value != key.default:
-            raise RecipeError(f"{key.name}: only {wanted} tasks read this key, and {config.family} is not one")
+    for name, wanted in unread_keys(config.family).items():
+        if getattr(config, name) != getattr(TaskConfig, name):
+            raise RecipeError(f"{name}: only {wanted} tasks read this key, and {config.family} is not one")
     for name in _POSITIVE:
         value = getattr(config, name)
         if value is not None and value < 1:
