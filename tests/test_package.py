@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,10 @@ def test_the_package_runs_as_a_module(option):
     result = run("-m", "hf_tickets", option)
     assert result.returncode == 0, result.stderr
     assert (hf_tickets.__version__ if option == "--version" else "find") in result.stdout
+
+
+def test_every_folder_of_modules_and_every_recipe_is_installed():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        packages = set(tomllib.load(file)["tool"]["setuptools"]["packages"])
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("hf_tickets/**/__init__.py")}
+    assert packages == folders | {"hf_tickets.recipes"}
