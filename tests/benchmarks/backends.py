@@ -33,8 +33,6 @@ from hf_tickets import Mask, Ticket, prune
 RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
 ONE = "one process"
 BACKENDS = {ONE: "", "DDP": "ddp", "FSDP2": "fsdp2", "ZeRO-2": "zero2", "ZeRO-3": "zero3"}
-# BERT's embeddings hold what Accelerate shards by itself; only its layers are to be wrapped.
-LAYERS = ("--fsdp_transformer_layer_cls_to_wrap", "BertLayer")
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,6 @@ def search(backend: str, options: Namespace, model: Path, folder: Path) -> Outco
     if backend != ONE:
         launcher = ["accelerate.commands.launch", "--config_file", str(RECIPES / f"{BACKENDS[backend]}.yaml")]
         launcher += ["--num_processes", str(options.processes), "--main_process_port", "0"]
-        launcher += LAYERS if backend == "FSDP2" else []
     processes = 1 if backend == ONE else options.processes
     values = {"device": options.device, "steps": options.steps, "processes": processes, "model": str(model)}
     begin = time.perf_counter()

@@ -1,7 +1,8 @@
-"""The models of the benchmarks: BERT-base with random weights, and a small one for `--quick`."""
+"""The models of the benchmarks: BERT-base and linear layers with random weights, and small ones for `--quick`."""
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
@@ -33,3 +34,12 @@ def billion(quick: bool) -> nn.Module:
     """Sixty linear layers of 4096 by 4096: 1.007 billion weights, 4 GB; a 256th of it when quick."""
     width = WIDTH // 16 if quick else WIDTH
     return nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(60)))
+
+
+def linear_layers(count: int, width: int, device: str, dtype: torch.dtype) -> nn.Module:
+    """Square linear layers, made where they are to be, without a copy elsewhere."""
+    layers = nn.Sequential(*(nn.Linear(width, width, bias=False, device=device, dtype=dtype) for _ in range(count)))
+    with torch.no_grad():
+        for weight in layers.parameters():
+            weight.normal_(std=0.02)
+    return layers

@@ -5,8 +5,8 @@ it exchanges at most 14 MiB and a few kilobytes a process, whatever N is, and no
 the process's own rows three to five times.
 
 The table follows from the shapes of models and from two rates measured here: that of reading memory, and that of
-pruning a decoder of 61 M weights. It is checked on decoders of the shape of Llama's 1 B with random weights, in
-processes of this machine: what is exchanged at 15 M and 61 M weights, the bytes of the mask, the peak of memory, and
+pruning a decoder of 243 M weights. It is checked on decoders of the shape of Llama's 1 B with random weights, in
+processes of this machine: what is exchanged at 15 M and 243 M weights, the bytes of the mask, the peak of memory, and
 the seconds of one pruning at `--parameters`. The status is 1 where bytes are not what the table says.
 
 Command: python tests/benchmarks/scaling.py [--parameters 2e9] [--device cuda]
@@ -28,7 +28,7 @@ from rich.table import Table
 GIBIBYTE = 1 << 30
 PROCESSES = (1, 8, 64)
 DECODER = 232  # weights in scope of scaling_process.decoder, by width²
-CHECKED_WIDTHS = (256, 512)
+CHECKED = (256, 1024)  # widths; the rates are measured on the second
 READS = 5  # most passes over the weights: one to find NaN, three of histograms, one to write the mask
 HISTOGRAM = 8 * ((1 << 19) + 1)  # bytes; pruning/threshold.py
 SAMPLE = 4 * (1 << 18)  # bytes, at most
@@ -98,6 +98,11 @@ def size(count: float) -> str:
     return f"{count / GIBIBYTE:,.1f} GiB" if count >= GIBIBYTE else f"{count / MEBIBYTE:,.1f} MiB"
 
 
+def short(seconds: float) -> str:
+    """Write seconds with two digits or more."""
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"
+
+
 def traffic_bound(layers: int, processes: int) -> int:
     """Return the most bytes that choosing a mask brings to a process."""
     return 3 * HISTOGRAM + SAMPLE + processes * (layers * NAMED_COUNT + MESSAGE)
@@ -129,10 +134,10 @@ def paper_table(rates: Rates, device: str) -> Table:
                 size(here),
                 size(weights / 8),
                 "–" if alone else f"≤ {size(traffic_bound(7 * architecture.layers, processes))}",
-                f"{READS * 4 * here / rates.read:,.2f}",
-                f"{4 * here / rates.choose:,.2f}",
+                short(READS * 4 * here / rates.read),
+                short(4 * here / rates.choose),
                 "–" if alone else size(weights),
-                f"{weights / rates.code:,.1f}",
+                short(weights / rates.code),
             )
     table.caption_justify = "left"
     table.caption = (
@@ -156,7 +161,7 @@ def checks(records: list[dict[str, Any]], rates: Rates, options: Namespace) -> t
         met = met and goal is not False
         table.add_row(f"{weights:,}", what, said, measured, "–" if goal is None else verdict(goal))
 
-    for points in zip(*(entry["measured"] for entry in records), strict=True):
+    for index, points in enumerate(zip(*(entry["measured"] for entry in records), strict=True)):
         weights, layers = points[0]["weights"], points[0]["layers"]
         largest = {name: max(point[name] for point in points) for name in points[0] if name != "digest"}
         share = -(-weights // len(records))
@@ -167,8 +172,8 @@ def checks(records: list[dict[str, Any]], rates: Rates, options: Namespace) -> t
             passes = f"{size(exchanged)}, {largest['choose_histograms']} of 3 histograms"
             row(weights, "choose: exchanged", f"≤ {size(bound)}", passes, exchanged <= bound)
             exchanged = largest["code_traffic"]
-            row(weights, "code: exchanged", size(weights), size(exchanged), exchanged == weights)
-        row(weights, "mask", size(share), size(largest["mask"]), largest["mask"] == share)
+            row(weights, "code: exchanged", f"≤ {size(weights)}", size(exchanged), exchanged <= weights)
+        row(weights, "mask", f"{size(share)} and 1 %", size(largest["mask"]), largest["mask"] <= 1.01 * share)
         row(
             weights,
             "coded rung",
@@ -178,9 +183,11 @@ def checks(records: list[dict[str, Any]], rates: Rates, options: Namespace) -> t
         )
         row(weights, "choose: peak memory", f"mask, {size(share)}, and blocks", size(largest["choose_peak"]))
         row(weights, "code: peak memory", f"coded, {size(weights / 8)}, and layers", size(largest["code_peak"]))
-        predicted = largest["here"] / rates.choose
-        row(weights, "choose", f"{predicted:.2f} s", f"{largest['choose_seconds']:.2f} s")
-        row(weights, "code", f"{weights / rates.code:.1f} s", f"{largest['code_seconds']:.1f} s")
+        alike = index == 1  # what the rates were measured on
+        predicted = "–" if alike else f"{largest['here'] / rates.choose:.2f} s"
+        row(weights, "choose", predicted, f"{largest['choose_seconds']:.2f} s")
+        predicted = "–" if alike else f"{weights / rates.code:.1f} s"
+        row(weights, "code", predicted, f"{largest['code_seconds']:.1f} s")
         table.add_section()
     return table, met
 
@@ -194,7 +201,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=1e9, help="weights of the largest decoder, pruned once")
     options = parser.parse_args()
     width = 256 * max(1, round((options.parameters / DECODER) ** 0.5 / 256))
-    widths = [*CHECKED_WIDTHS, *([] if options.quick else [width])]
+    widths = [256, 512] if options.quick else [*CHECKED, width]
     if options.processes is None:
         options.processes = torch.cuda.device_count() if options.device == "cuda" else 2
     start(options)
