@@ -150,6 +150,60 @@ def test_inspect_shows_layers_and_rungs(folder: Path, capsys: pytest.CaptureFixt
     assert all("accuracy" in row["metrics"] for row in (described["dense"], *described["rungs"]))
 
 
+PRETRAINING = """
+family: {family}
+model: test_resnet
+pretrained: false
+dataset: pictures
+image_size: 32
+projection: [16, 8]
+probe_examples: 16
+linear_probe: false
+{more}
+sparsities: [0.5]
+max_steps: 2
+per_device_train_batch_size: 8
+learning_rate: 1e-2
+save_strategy: "no"
+use_cpu: true
+output_dir: {family}
+pretrain:
+  max_steps: 2
+transfer:
+  family: image-classification
+  at: [0.5]
+  controls: [ticket]
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("simclr", "timm_optimizer: lars\noptim_args: momentum=0.9"), ("moco", "queue_size: 32\nbatch_norm_groups: 2")],
+)
+def test_a_ticket_of_self_supervised_training_on_a_folder_of_images(
+    family: str, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pre-trained, found, carried to classification, and fine-tuned again by `train`."""
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (24, 20, 20, 3), dtype=np.uint8)
+    for index, pixels in enumerate(noise):
+        path = tmp_path / "pictures" / ("test" if index < 4 else "train") / ("cat", "dog")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(PRETRAINING.format(family=family, more=more))
+    assert main(["find", "recipe.yaml"]) == 0
+    assert "knn_accuracy" in capsys.readouterr().out
+    ticket = Ticket.from_pretrained(family)
+    assert ticket.sparsity == pytest.approx(0.5, abs=1e-3)
+    assert ticket.config.task["metric"] == "knn_accuracy"
+    transferred = json.loads(Path(family, "transfer/ticket-0.5000/result.json").read_text())
+    assert "accuracy" in transferred["metrics"]
+    assert transferred["kept"] == ticket.mask.kept
+
+
 def test_shipped_recipes_are_valid() -> None:
     from hf_tickets.cli.find import SECTIONS
     from hf_tickets.cli.options import recipe_options
