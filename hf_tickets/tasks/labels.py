@@ -26,7 +26,7 @@ class Labels:
         names: class names in the order of their numbers; empty for regression.
         ids: value in the column → class number.
         dropped: values whose rows are left out.
-        feature: the column's type in the training split.
+        stored: what the training split's own column calls its numbers, in their order.
     """
 
     dataset: str
@@ -34,7 +34,7 @@ class Labels:
     names: tuple[str, ...]
     ids: dict[Any, int]
     dropped: frozenset[Any]
-    feature: Any = None
+    stored: tuple[str, ...] = ()
 
     @property
     def regression(self) -> bool:
@@ -48,7 +48,9 @@ class Labels:
                 split numbers the classes otherwise than the training split.
         """
         values = column_values(split, self.column, self.dataset, split_name)
-        require_same_classes(self.feature, split.features[self.column], self.dataset, split_name)
+        own = tuple(getattr(split.features[self.column], "names", None) or ())
+        if self.stored and own and own != self.stored:  # numbered in another order, or other classes
+            values = [own[value] if value is not None and value >= 0 else value for value in values]
         if self.regression:
             numbers = [self._number(value, row, split_name) for row, value in enumerate(values)]
             return np.arange(len(values)), np.asarray(numbers, dtype=np.float32)
@@ -115,8 +117,9 @@ def find_labels(
         if keep is not None:
             raise DataError(f"dataset {dataset}, column {column}: labels chooses classes, but this is regression")
         return Labels(dataset, column, (), {}, frozenset())
-    if names is None and isinstance(feature, datasets.ClassLabel):
-        names = tuple(feature.names)
+    stored = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
+    if names is None and stored:
+        names = stored
     if names is not None:
         # a ClassLabel column yields numbers; the same task from a text file may hold the names
         by_value: dict[Any, int] = {name: i for i, name in enumerate(names)}
@@ -140,7 +143,7 @@ def find_labels(
         names=tuple(names[number] for number in kept),
         ids={value: position[number] for value, number in by_value.items() if number in position},
         dropped=unused | {value for value, number in by_value.items() if number not in position},
-        feature=feature,
+        stored=stored,
     )
 
 

@@ -371,13 +371,26 @@ def test_the_row_is_that_of_the_file_also_under_chosen_labels(tmp_path: Path) ->
         _ = [task.train_dataset[i] for i in range(3)]
 
 
-def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:
-    folder = dataset_of(tmp_path, [encoded(colour(9))] * 2)
-    swapped = Dataset.load_from_disk(f"{folder}/test").cast_column("label", ClassLabel(names=["dog", "cat"]))
-    train = Dataset.load_from_disk(f"{folder}/train")
-    DatasetDict(train=train, test=swapped).save_to_disk(tmp_path / "swapped")
-    with pytest.raises(DataError, match="class 0 is dog in split test, but cat in the training split"):
-        prepare(images(dataset=str(tmp_path / "swapped")))
+def test_a_class_list_that_differs_between_splits(tmp_path: Path) -> None:
+    """Other numbers for the same classes are told apart by name; a class that training lacks is named with its row."""
+
+    def split(names: list[str], labels: list[str]) -> Dataset:
+        features = Features(image=ImageFeature(), label=ClassLabel(names=names))
+        cells = [{"bytes": encoded(colour(9)), "path": None}] * len(labels)
+        return Dataset.from_dict({"image": cells, "label": [names.index(label) for label in labels]}, features)
+
+    train = split(["cat", "dog"], ["cat", "dog", "dog"])
+    for name, other in {
+        "reordered": split(["dog", "cat"], ["cat", "dog", "cat"]),
+        "more": split(["bird", "cat", "dog"], ["cat", "dog", "bird"]),
+    }.items():
+        DatasetDict(train=train).save_to_disk(tmp_path / name)
+        other.save_to_disk(tmp_path / name / "test")
+        (tmp_path / name / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    task = prepare(images(dataset=str(tmp_path / "reordered")))
+    assert [task.evaluation_dataset[i]["labels"] for i in range(3)] == [0, 1, 0]
+    with pytest.raises(DataError, match="more, split test, row 2: column label holds 'bird'"):
+        prepare(images(dataset=str(tmp_path / "more")))
 
 
 def test_columns_labels_and_models_that_are_not_there(data: Path, tmp_path: Path) -> None:
