@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
+    import hf_tickets.tasks.image_models  # noqa: F401 (a base model may be one of SimCLR or MoCo)
+
     console = Console()
     manifest = load_manifest(Path(arguments.manifest))
     tickets = [_load(entry) for entry in manifest.tickets]

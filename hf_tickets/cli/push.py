@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from huggingface_hub.utils import disable_progress_bars
     from rich.console import Console
 
+    import hf_tickets.tasks.image_models  # noqa: F401 (the base model may be one of SimCLR or MoCo)
     from hf_tickets.ticket.publishing import ticket_in
 
     disable_progress_bars()

@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 from transformers import default_data_collator
 
+from hf_tickets.errors import RecipeError
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.contrastive_model import ContrastiveConfig, ContrastiveModel, feature_width
@@ -18,6 +19,7 @@ from hf_tickets.tasks.image_models import CONTRASTIVE_MODELS, image_format, load
 from hf_tickets.tasks.images import evaluation_transform
 from hf_tickets.tasks.probing import ProbeMetrics
 from hf_tickets.tasks.randomness import EpochCallback, SeededDataset, seeded
+from hf_tickets.tasks.small_stem import has_small_stem
 from hf_tickets.tasks.sources import sample
 from hf_tickets.tasks.views import PairTransform, Views
 
@@ -74,15 +76,12 @@ def make_model(config: TaskConfig) -> ContrastiveModel:
 
     Raises:
         DataError: the model cannot be found, reached or read.
-        RecipeError: a number of the method is out of range.
+        RecipeError: a number of the method is out of range, or is not that of a model that is loaded with its heads.
     """
     kind = CONTRASTIVE_MODELS[config.family]
     model = load_contrastive(config)
     if isinstance(model, kind):
-        for name, value in _method(config).items():
-            if name in ("loss_temperature", "momentum", "batch_norm_groups"):
-                setattr(model.config, name, value)
-        return model
+        return _with_method(model, config)
     encoder = load_image_model(config)
     method = {"projection": [feature_width(encoder), _PROJECTION_WIDTH], **_method(config)}
     method_config: ContrastiveConfig = kind.config_class(encoder_config=encoder.config, **method)
@@ -92,6 +91,18 @@ def make_model(config: TaskConfig) -> ContrastiveModel:
     made.start_keys()
     made.config.name_or_path = encoder.config.name_or_path
     return made
+
+
+def _with_method(model: ContrastiveModel, config: TaskConfig) -> ContrastiveModel:
+    """A loaded model with the recipe's numbers in place of its own."""
+    for name, value in _method(config).items():
+        own = getattr(model.config, name)
+        if name in ("projection", "queue_size") and own != value:
+            raise RecipeError(f"{name}: model {config.model} has {own}, not {value}; leave the key out")
+        setattr(model.config, name, value)
+    if config.small_stem and not has_small_stem(getattr(model.encoder.config, "architecture", "")):
+        raise RecipeError(f"small_stem: model {config.model} was trained without; leave the key out")
+    return model
 
 
 def _method(config: TaskConfig) -> dict[str, Any]:

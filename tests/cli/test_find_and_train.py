@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModel
 
 from hf_tickets import Ticket
 from hf_tickets.cli.main import main
+from hf_tickets.ticket.publishing import publishable
 
 RECIPE = """
 family: image-classification
@@ -199,6 +202,12 @@ def test_a_ticket_of_self_supervised_training_on_a_folder_of_images(
     ticket = Ticket.from_pretrained(family)
     assert ticket.sparsity == pytest.approx(0.5, abs=1e-3)
     assert ticket.config.task["metric"] == "knn_accuracy"
+    for_others = publishable(ticket)
+    assert for_others.config.base_model is None
+    assert for_others.config.base_config["model_type"] == "timm_wrapper"
+    own = AutoModel.from_pretrained(f"{family}/base").encoder.timm_model.conv1[0].weight
+    assert for_others.theta is not None
+    assert torch.equal(for_others.theta["conv1.0.weight"], own)
     transferred = json.loads(Path(family, "transfer/ticket-0.5000/result.json").read_text())
     assert "accuracy" in transferred["metrics"]
     assert transferred["kept"] == ticket.mask.kept

@@ -187,10 +187,16 @@ def test_its_model_goes_on_training_and_gives_its_encoder_to_other_tasks(family:
     assert task.provenance["image_size"] == [32, 32]
 
 
-def test_a_recipes_temperature_and_momentum_win_over_the_models() -> None:
-    model = prepare(config("moco", temperature=0.1, momentum=0.5)).model
+def test_a_recipes_temperature_and_momentum_win_over_the_models(tmp_path: Path) -> None:
+    base = prepare(config("moco")).model
+    assert base.config.loss_temperature == 0.2
+    base.save_pretrained(tmp_path / "base")
+    loaded = {"model": str(tmp_path / "base"), "pretrained": True}
+    model = prepare(config("moco", **loaded, temperature=0.1, momentum=0.5)).model
     assert (model.config.loss_temperature, model.config.momentum) == (0.1, 0.5)
-    assert prepare(config("moco")).model.config.loss_temperature == 0.2
+    for changes in ({"projection": [16, 4]}, {"queue_size": 41}, {"small_stem": True}):
+        with pytest.raises(RecipeError, match=next(iter(changes))):
+            prepare(config("moco", **{**loaded, **changes}))
 
 
 # Searches
