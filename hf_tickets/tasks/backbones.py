@@ -1,5 +1,6 @@
 """Backbones: a pre-trained image model without its head, and detectors and segmenters around it."""
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,17 +8,17 @@ from typing import Any
 
 import timm
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, TimmBackboneConfig
+from transformers import PreTrainedConfig, TimmBackboneConfig
 from transformers.backbone_utils import BackboneMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
 from hf_tickets.errors import DataError
 from hf_tickets.tasks.config import TaskConfig
+from hf_tickets.tasks.image_models import image_format, is_architecture, load_image_model, stored_config
 from hf_tickets.tasks.images import ImageFormat
-from hf_tickets.tasks.models import LOAD_ERRORS, load_model, quiet_transformers, require_model
+from hf_tickets.tasks.models import LOAD_ERRORS, quiet_transformers
 from hf_tickets.tasks.randomness import seeded
 from hf_tickets.tasks.sources import one_line
-from hf_tickets.tasks.vision_models import is_timm_name, load_image_processor, with_hub_id
 
 # timm's feature extractors flatten their first level (stages.0 becomes stages_0) or wrap the whole model
 _FLATTENED = re.compile(r"^(\w+)_(\d+)\.")
@@ -46,37 +47,23 @@ def model_type(config: TaskConfig) -> str:
     Raises:
         DataError: the model cannot be found, reached or read.
     """
-    if is_timm_name(config.model):
-        return "timm_wrapper"
-    require_model(config.model)
-    try:
-        with quiet_transformers():
-            found = AutoConfig.from_pretrained(config.model, revision=config.model_revision or "main")
-    except LOAD_ERRORS as error:
-        raise DataError(f"model {config.model} cannot be loaded: {one_line(error)}") from error
-    return str(found.model_type)
+    return "timm_wrapper" if is_architecture(config.model) else str(stored_config(config).model_type)
 
 
 def load_backbone(config: TaskConfig, strides: Sequence[int]) -> Backbone:
     """The model of a task as a backbone: any timm model, or a transformers model that has a Backbone class.
 
     Args:
-        config: the task.
+        config: the task; the encoder of a model that SimCLR or MoCo trained is taken.
         strides: pixels between two positions of each feature map, such as (8, 16, 32).
 
     Raises:
         DataError: the model cannot be read, is no backbone, or has no such feature maps.
     """
-    kind = model_type(config)
-    config = replace(config, model_arguments=None)  # these are the dense model's
-    if kind == "timm_wrapper":
-        return _timm_backbone(config, strides)
-    if kind not in {known.model_type for known in MODEL_FOR_BACKBONE_MAPPING}:
-        raise DataError(
-            f"model {config.model}: a {kind} model is no backbone for {config.family}; "
-            "give a timm model, a transformers backbone such as resnet, or a whole model of this task"
-        )
-    return _transformers_backbone(config, strides)
+    config = replace(config, model_arguments=None, image_size=None)  # these are the dense model's
+    model = load_image_model(config)
+    make = _timm_backbone if hasattr(model, "timm_model") else _transformers_backbone
+    return make(model, config, strides)
 
 
 def build_around(backbone: Backbone, config: TaskConfig, model_class: Any, **arguments: Any) -> Any:
@@ -101,19 +88,8 @@ def build_around(backbone: Backbone, config: TaskConfig, model_class: Any, **arg
     return model
 
 
-def _timm_backbone(config: TaskConfig, strides: Sequence[int]) -> Backbone:
-    if is_timm_name(config.model):
-        architecture = config.model
-        known = timm.get_pretrained_cfg(architecture)
-        pretrained_cfg = known.to_dict() if known else {}
-        config = with_hub_id(config) if config.pretrained else config
-        whole: Any = load_model(config, AutoModel) if config.pretrained else None
-    else:
-        whole = load_model(config, AutoModel)
-        architecture = whole.config.architecture
-        pretrained_cfg = whole.config.pretrained_cfg
-    resolved = timm.data.resolve_data_config(pretrained_cfg=pretrained_cfg)
-    image_format = ImageFormat(0, 0, tuple(resolved["mean"]), tuple(resolved["std"]), resolved["interpolation"])
+def _timm_backbone(model: Any, config: TaskConfig, strides: Sequence[int]) -> Backbone:
+    architecture = model.config.architecture
     try:
         with seeded(config.task_seed):
             extractor = timm.create_model(architecture, features_only=True)
@@ -125,25 +101,25 @@ def _timm_backbone(config: TaskConfig, strides: Sequence[int]) -> Backbone:
     # the last map of each stride: the deepest
     indices = [len(found) - 1 - found[::-1].index(stride) for stride in strides]
     channels = tuple(extractor.feature_info.channels()[index] for index in indices)
-    # transformers would draw its own random weights; timm's training recipes count on timm's
-    weights = whole.timm_model.state_dict() if config.pretrained else extractor.state_dict()
-    return Backbone(TimmBackboneConfig(backbone=architecture, out_indices=indices), channels, weights, image_format)
+    made = TimmBackboneConfig(backbone=architecture, out_indices=indices)
+    return Backbone(made, channels, model.timm_model.state_dict(), image_format(config, model)[1])
 
 
-def _transformers_backbone(config: TaskConfig, strides: Sequence[int]) -> Backbone:
-    found = AutoConfig.from_pretrained(config.model, revision=config.model_revision or "main")
+def _transformers_backbone(model: Any, config: TaskConfig, strides: Sequence[int]) -> Backbone:
+    backbone_class = MODEL_FOR_BACKBONE_MAPPING.get(type(model.config), None)
+    if backbone_class is None:
+        raise DataError(
+            f"model {config.model}: a {model.config.model_type} model is no backbone for {config.family}; "
+            "give a timm model, a transformers backbone such as resnet, or a whole model of this task"
+        )
+    made = copy.deepcopy(model.config)
     # the last four stages of transformers' backbones have these strides
-    stages = [found.stage_names[-4 + (4, 8, 16, 32).index(stride)] for stride in strides]
-    backbone_class = MODEL_FOR_BACKBONE_MAPPING[type(found)]
-    if config.pretrained:
-        model: Any = load_model(config, backbone_class, out_features=stages)
-    else:
-        found.out_features = stages
-        with seeded(config.task_seed):
-            model = backbone_class(found)
-    processor = load_image_processor(config)
-    image_format = ImageFormat(0, 0, tuple(processor.image_mean), tuple(processor.image_std))
-    return Backbone(model.config, tuple(model.channels), model.state_dict(), image_format)
+    made.out_features = [made.stage_names[-4 + (4, 8, 16, 32).index(stride)] for stride in strides]
+    with quiet_transformers(), seeded(config.task_seed):
+        backbone = backbone_class(made)
+    # norms of feature maps, which only the backbone class has, are new
+    new = {name: value for name, value in backbone.state_dict().items() if name.startswith("hidden_states_norms.")}
+    return Backbone(made, tuple(backbone.channels), {**model.state_dict(), **new}, image_format(config, model)[1])
 
 
 def _load_(target: torch.nn.Module, weights: dict[str, torch.Tensor], model: str) -> None:

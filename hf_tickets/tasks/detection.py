@@ -18,13 +18,13 @@ from hf_tickets.tasks.backbones import build_around, load_backbone, model_type
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.detection_metrics import AveragePrecision, BestDetections, pad_targets
+from hf_tickets.tasks.image_models import load_image_processor
 from hf_tickets.tasks.images import ImageFormat, find_image_column
 from hf_tickets.tasks.labels import require_column
 from hf_tickets.tasks.models import label_names, load_model
 from hf_tickets.tasks.objects import ObjectExamples, ObjectReader
 from hf_tickets.tasks.randomness import EpochCallback, SeededDataset
 from hf_tickets.tasks.sources import load_source, sample
-from hf_tickets.tasks.vision_models import load_image_processor
 
 _SIDE = 640  # RT-DETR's own (Zhao et al., 2024, arXiv 2304.08069)
 _STRIDES = (8, 16, 32)
@@ -67,7 +67,6 @@ def prepare(config: TaskConfig) -> PreparedTask:
         preprocess_logits_for_metrics=BestDetections(processor),
         # the metric reads a padded table: lists of boxes cannot be exchanged between processes
         training_arguments={"label_names": ["targets"]},
-        head_learning_rate=config.head_learning_rate,
         provenance={
             "family": config.family,
             "task": None,

@@ -8,9 +8,8 @@ import numpy as np
 
 from hf_tickets.errors import DataError
 from hf_tickets.tasks.config import TaskConfig
-from hf_tickets.tasks.images import ImageExamples
+from hf_tickets.tasks.images import ImageExamples, find_image_column
 from hf_tickets.tasks.labels import find_labels, label_column, require_column
-from hf_tickets.tasks.nearest import nearest
 from hf_tickets.tasks.sources import load_source, sample
 
 
@@ -43,7 +42,7 @@ def read_images(config: TaskConfig) -> LabelledImages:
     defaults = ("validation", "test") if config.validation_examples is None else ("test", "validation")
     train_name, train = source.split(config.train_split, ("train",), "train_split")
     evaluation_name, evaluation = source.split(config.evaluation_split, defaults, "evaluation_split")
-    images = _image_column(train, config.image_column, source.name, train_name)
+    images = find_image_column(train, config.image_column, source.name, train_name)
     column = label_column(train, config.label_column, source.name, train_name)
     labels = find_labels(train, train_name, source.name, column, regression=False, keep=config.labels)
 
@@ -87,25 +86,3 @@ def _hold_out(examples: ImageExamples, count: int, dataset: str) -> tuple[ImageE
         raise DataError(f"dataset {dataset}: validation_examples {count} leaves none of {len(examples)} to train on")
     held = sample(np.arange(len(examples)), count)
     return examples.only(np.setdiff1d(np.arange(len(examples)), held)), examples.only(held)
-
-
-def _image_column(train: datasets.Dataset, wanted: str | None, dataset: str, split_name: str) -> str:
-    found = [name for name, feature in train.features.items() if _holds_images(feature)]
-    if wanted is None:
-        if len(found) != 1:
-            raise DataError(
-                f"dataset {dataset}: which column holds the images? set image_column; "
-                f"{nearest('image', found or train.column_names)}"
-            )
-        return found[0]
-    require_column(train, wanted, dataset, split_name)
-    kind = getattr(train.features[wanted], "dtype", None)
-    # a column that is named may also hold paths or the bytes of image files
-    if wanted not in found and kind not in ("string", "large_string", "binary", "large_binary"):
-        raise DataError(f"dataset {dataset}, column {wanted}: no images; {nearest('image', found)}")
-    return wanted
-
-
-def _holds_images(feature: Any) -> bool:
-    # parquet files that datasets did not write hold images as plain {bytes, path} records
-    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})

@@ -44,7 +44,7 @@ def load_image_model(config: TaskConfig, names: tuple[str, ...] | None = None) -
         DataError: the model cannot be found, reached or read, or its weights do not fit it.
     """
     config = _named_on_hub(config)
-    if _is_architecture(config.model):
+    if is_architecture(config.model):
         return _random_timm_model(config, names)
     stored = stored_config(config)
     if isinstance(stored, ContrastiveConfig):
@@ -70,7 +70,7 @@ def load_contrastive(config: TaskConfig) -> ContrastiveModel | None:
     Raises:
         DataError: the model cannot be found, reached or read.
     """
-    if timm.is_model(config.model) and not Path(config.model).expanduser().is_dir():
+    if is_architecture(config.model):
         return None
     stored = stored_config(config)
     if not isinstance(stored, ContrastiveConfig) or not config.pretrained:
@@ -87,7 +87,7 @@ def image_format(config: TaskConfig, model: Any) -> tuple[Any, ImageFormat]:
     """
     if hasattr(model, "timm_model"):
         return None, _timm_format(model, config.image_size)
-    processor = _image_processor(config)
+    processor = load_image_processor(config)
     return processor, _processor_format(processor, model, config.image_size)
 
 
@@ -126,13 +126,14 @@ def _encoder_of(config: TaskConfig, stored: ContrastiveConfig, names: tuple[str,
     return model
 
 
-def _is_architecture(model: str) -> bool:
+def is_architecture(model: str) -> bool:
+    """Whether a model is named as timm names architectures, not by a folder or a Hub id."""
     return bool(timm.is_model(model)) and not Path(model).expanduser().is_dir()
 
 
 def _named_on_hub(config: TaskConfig) -> TaskConfig:
     """The task with the Hub id of timm's own pre-trained weights, where it names an architecture and wants them."""
-    if not _is_architecture(config.model) or not config.pretrained:
+    if not is_architecture(config.model) or not config.pretrained:
         return config
     pretrained = timm.get_pretrained_cfg(config.model)
     if pretrained is None or not pretrained.hf_hub_id:
@@ -210,7 +211,12 @@ def _timm_format(model: Any, image_size: int | None) -> ImageFormat:
     )
 
 
-def _image_processor(config: TaskConfig) -> Any:
+def load_image_processor(config: TaskConfig) -> Any:
+    """The image processor of a transformers model.
+
+    Raises:
+        DataError: it cannot be found, reached or read.
+    """
     try:
         with quiet_transformers():
             return AutoImageProcessor.from_pretrained(config.model, revision=config.model_revision or "main")

@@ -13,7 +13,7 @@ from torchvision.ops import box_convert
 
 from hf_tickets.errors import DataError
 from hf_tickets.tasks.images import read_image
-from hf_tickets.tasks.labels import Labels, column_values, find_labels, require_column, require_same_classes
+from hf_tickets.tasks.labels import Labels, column_values, find_labels, require_column
 from hf_tickets.tasks.nearest import nearest
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,6 @@ class ObjectReader:
             DataError: a box is not four finite numbers, a class is unknown, or no row has an object; the message
                 names the row.
         """
-        require_column(split, self.column, self.dataset, split_name)
-        feature = _fields(split.features[self.column]).get(self.classes)
-        require_same_classes(self.feature, feature, self.dataset, split_name)
         where = f"dataset {self.dataset}, split {split_name}"
         read = [self._row(cell, where, row) for row, cell in enumerate(self._cells(split, split_name))]
         flat = sum(int((_sides(objects.boxes, self.box_format) <= 0).any(axis=1).sum()) for objects in read)
@@ -104,8 +101,14 @@ class ObjectReader:
         return found
 
     def _cells(self, split: datasets.Dataset, split_name: str) -> list[dict[str, list[Any]]]:
-        cells = column_values(split, self.column, self.dataset, split_name)
-        return [_by_field(cell, (self.boxes, self.classes, self.skipped)) for cell in cells]
+        values = column_values(split, self.column, self.dataset, split_name)
+        cells = [_by_field(cell, (self.boxes, self.classes, self.skipped)) for cell in values]
+        feature = _fields(split.features[self.column]).get(self.classes)
+        own, stored = (tuple(getattr(known, "names", None) or ()) for known in (feature, self.feature))
+        if own and stored and own != stored:  # numbered in another order, or other classes
+            for cell in cells:
+                cell[self.classes] = [own[value] if value is not None else None for value in cell[self.classes]]
+        return cells
 
     def _labels(self, train: datasets.Dataset, split_name: str, keep: list[str | int] | None) -> Labels:
         values = [value for cell in self._cells(train, split_name) for value in cell[self.classes]]

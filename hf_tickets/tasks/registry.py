@@ -57,6 +57,7 @@ def prepare(config: TaskConfig) -> "PreparedTask":
     module = importlib.import_module(FAMILIES[config.family].module)
     prepared: PreparedTask = module.prepare(config)
     prepared.optimizer = config.timm_optimizer
+    prepared.head_learning_rate = config.head_learning_rate
     if config.learning_rate_milestones:
         from hf_tickets.tasks.optimization import StepDecay
 

@@ -21,6 +21,7 @@ from hf_tickets.tasks import voc
 from hf_tickets.tasks.backbones import build_around, load_backbone, model_type
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
+from hf_tickets.tasks.image_models import load_image_processor
 from hf_tickets.tasks.images import ImageFormat, find_image_column, image_columns
 from hf_tickets.tasks.labels import require_column
 from hf_tickets.tasks.masks import IGNORED, MaskedExamples, find_classes
@@ -29,7 +30,6 @@ from hf_tickets.tasks.nearest import nearest
 from hf_tickets.tasks.randomness import EpochCallback, SeededDataset
 from hf_tickets.tasks.segmentation_metrics import IntersectionOverUnion, most_likely
 from hf_tickets.tasks.sources import load_source, sample
-from hf_tickets.tasks.vision_models import load_image_processor
 
 _SIDE = 512
 _STRIDES = (4, 8, 16, 32)
@@ -79,7 +79,6 @@ def prepare(config: TaskConfig) -> PreparedTask:
         preprocess_logits_for_metrics=most_likely,
         # whole masks of an evaluation set do not fit into memory
         training_arguments={"batch_eval_metrics": True},
-        head_learning_rate=config.head_learning_rate,
         provenance={
             "family": config.family,
             "task": None,
@@ -147,7 +146,7 @@ class _Fit:
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
         height, width = example["image"].shape[-2:]
         share = min(1.0, self.target.height / height, self.target.width / width)
-        inside = max(1, round(height * share)), max(1, round(width * share))
+        inside = max(1, int(height * share)), max(1, int(width * share))  # cut as transformers' processors do
         if inside != (height, width):
             example = v2.Resize(list(inside), InterpolationMode(self.target.interpolation), antialias=True)(example)
         rest = [0, 0, self.target.width - inside[1], self.target.height - inside[0]]
@@ -198,6 +197,7 @@ def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, 
         arguments.setdefault("auxiliary_in_channels", backbone.channels[2])
         model = build_around(backbone, config, UperNetForSemanticSegmentation, **arguments)
         processor = SegformerImageProcessor(
+            size={"max_height": _SIDE, "max_width": _SIDE},
             image_mean=list(backbone.format.mean),
             image_std=list(backbone.format.std),
             resample=Image.Resampling[backbone.format.interpolation.upper()],
@@ -210,10 +210,10 @@ def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, 
 
 def _fixed_size(processor: Any, side: int | None) -> ImageFormat:
     """Input of a segmenter; a chosen size is written into its image processor."""
+    stored = {name: value for name, value in dict(processor.size).items() if value is not None}
     if side is None:
-        stored = dict(processor.size)
-        side = int(stored.get("height") or stored.get("shortest_edge") or _SIDE)
-    processor.size = {"height": side, "width": side}
+        side = int(next(iter(stored.values()), _SIDE))
+    processor.size = dict.fromkeys(stored if "max_height" in stored else ("height", "width"), side)
     return ImageFormat(
         height=side,
         width=side,

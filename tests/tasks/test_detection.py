@@ -1,5 +1,6 @@
 """Object detection: any COCO-style dataset, boxes that move with their image, and bad annotations."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ def test_crowds_are_not_learnt_and_not_missed(tmp_path: Path) -> None:
     example = task.evaluation_dataset[0]
     assert len(example["labels"]["boxes"]) == 1
     assert example["targets"][:, 1].tolist() == [0, 1]
+
+
+def test_the_saved_processor_feeds_what_evaluation_does(tmp_path: Path) -> None:
+    content = picture(100, 70)
+    task = prepare(detection(boxes_dataset(tmp_path, [GOOD], [content]), augmentation=False))
+    task.processing_class.save_pretrained(tmp_path)
+    image = Pillow.open(io.BytesIO(content))
+    fed = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"][0]
+    assert (task.train_dataset[0]["pixel_values"] - fed).abs().max() < 0.02
 
 
 # Augmentation
@@ -265,9 +275,13 @@ def test_an_unreadable_image_is_named_by_its_row(tmp_path: Path) -> None:
         _ = task.train_dataset[2]
 
 
-def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="class 0 is dog in split test, but cat in the training split"):
-        prepare(detection(boxes_dataset(tmp_path, [GOOD], names=(NAMES, ["dog", "cat"]))))
+def test_classes_that_another_split_numbers_otherwise_are_told_apart_by_name(tmp_path: Path) -> None:
+    folder = boxes_dataset(tmp_path, [GOOD], evaluation=[{**GOOD, "category": [1]}], names=(NAMES, ["dog", "cat"]))
+    task = prepare(detection(folder))
+    assert task.train_dataset[0]["targets"][0, 0] == task.evaluation_dataset[0]["targets"][0, 0] == 0
+    folder = boxes_dataset(tmp_path / "more", [GOOD], names=(NAMES, ["horse", *NAMES]))
+    with pytest.raises(DataError, match=r"split test, row 0: .* class 'horse'"):
+        prepare(detection(folder))
 
 
 def test_a_class_that_only_the_evaluation_has_is_named_by_its_row(tmp_path: Path) -> None:

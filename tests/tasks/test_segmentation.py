@@ -1,5 +1,6 @@
 """Semantic segmentation: any images with masks, masks that move with their image, and bad masks."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from pictures import TINY_SEGMENTER, file_of, halves, mask_of, masks_dataset, picture, segmentation
 from PIL import Image as Pillow
 from transformers import (
+    AutoImageProcessor,
     AutoModelForSemanticSegmentation,
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -112,6 +114,19 @@ def test_an_image_folder_with_metadata(tmp_path: Path) -> None:
     assert len(task.train_dataset) == 2
     assert task.provenance["label_column"] == "mask"
     assert task.train_dataset[1]["labels"][0, [0, 40]].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("size", [(128, 96), (70, 100)])
+def test_the_saved_processor_feeds_what_evaluation_does(size: tuple[int, int], tmp_path: Path) -> None:
+    content = picture(*size)
+    folder = masks_dataset(tmp_path, [mask_of(halves(*size))] * 2, [content] * 2)
+    task = prepare(segmentation(folder, augmentation=False))
+    task.processing_class.save_pretrained(tmp_path)
+    image = Pillow.open(io.BytesIO(content))
+    fed = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"][0]
+    example = task.train_dataset[0]
+    assert (example["pixel_values"][:, : fed.shape[1], : fed.shape[2]] - fed).abs().max() < 0.02
+    assert int((example["labels"] != IGNORED).sum()) == fed.shape[1] * fed.shape[2]
 
 
 # Augmentation
