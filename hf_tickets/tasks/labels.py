@@ -44,8 +44,7 @@ class Labels:
         """Rows of a split that are used, and their labels: class numbers, or float32 values.
 
         Raises:
-            DataError: a label is missing, is not a number in a regression task, or is of an unknown class, or the
-                split numbers the classes otherwise than the training split.
+            DataError: a label is missing, is not a number in a regression task, or is of an unknown class.
         """
         values = column_values(split, self.column, self.dataset, split_name)
         own = tuple(getattr(split.features[self.column], "names", None) or ())
@@ -145,28 +144,6 @@ def find_labels(
         dropped=unused | {value for value, number in by_value.items() if number not in position},
         stored=stored,
     )
-
-
-def require_same_classes(training: Any, feature: Any, dataset: str, split_name: str) -> None:
-    """Refuse a split whose column of classes numbers them otherwise than the training split's.
-
-    Args:
-        training: type of the column in the training split.
-        feature: type of the column in this split.
-        dataset: the dataset's name, for messages.
-        split_name: this split's name, for messages.
-
-    Raises:
-        DataError: both name their classes, and a number has different names.
-    """
-    if not isinstance(training, datasets.ClassLabel) or not isinstance(feature, datasets.ClassLabel):
-        return
-    for number, (expected, found) in enumerate(zip(training.names, feature.names, strict=False)):
-        if expected != found:
-            raise DataError(
-                f"dataset {dataset}: class {number} is {found} in split {split_name}, but {expected} in the training "
-                "split; give both splits the same list of classes"
-            )
 
 
 def column_values(split: datasets.Dataset, column: str, dataset: str, split_name: str) -> list[Any]:
