@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,7 @@ def _recognise(tensors: Mapping[str, Tensor], path: Path, architecture: str | No
     )
 
 
+@cache
 def _shapes(architecture: str) -> tuple[dict[str, torch.Size], str, int]:
     """Shapes of an architecture's weights and buffers without its classifier, and the classifier's name and input."""
     with torch.device("meta"):

@@ -117,7 +117,7 @@ def test_simclr_is_nt_xent_of_its_own_projections_of_both_views() -> None:
     pixels = batch(0).double()
     projected = [model.projection(features(model.encoder, pixels[:, view])) for view in (0, 1)]
     output = model(pixel_values=pixels)
-    assert float(output.loss) == pytest.approx(float(plain_nt_xent(*projected, 0.5)), rel=1e-5)
+    assert output.loss.item() == pytest.approx(plain_nt_xent(*projected, 0.5).item(), rel=1e-5)
     assert torch.equal(output.features, features(model.encoder, pixels[:, 0]))
 
 
