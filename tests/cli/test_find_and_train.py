@@ -220,7 +220,8 @@ def test_shipped_recipes_are_valid() -> None:
     from hf_tickets.cli.settings import Settings
     from hf_tickets.pruning.config import PruningConfig
 
-    recipes = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+    files = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+    recipes = [path for path in files if path.parent.name != "accelerate"]
     assert {path.name for path in recipes} >= {"quickstart.yaml", "glue.yaml", "classification.yaml"}
     for path in recipes:
         recipe = load_recipe(path, {}, recipe_options(), SECTIONS)
