@@ -5,6 +5,7 @@ them, by the library's own path; that of round 2 is chosen on what round 1 has t
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import BertForSequenceClassification, TrainerCallback, Trainin
 
 from hf_tickets import PruningConfig, TicketTrainer
 from hf_tickets.cli.cpu import on_cpu
+from hf_tickets.trainer.weights import save_weights
 
 SPARSITIES = (0.5, 0.75)
 BATCH = 32
@@ -32,13 +34,20 @@ class Comparison(TicketTrainer):
 
 
 class OnlyRoundOne(TrainerCallback):
-    """Ends every other round after its first step."""
+    """Ends every other round after its first step, and saves what round 1 has trained.
 
-    def __init__(self) -> None:
+    Args:
+        path: File to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.rounds = 0
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count the rounds."""
+        """Save the weights, and count the rounds."""
+        if self.rounds == 1:
+            save_weights(kwargs["model"], self.path, state.is_world_process_zero)
         self.rounds += 1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -79,7 +88,7 @@ def main() -> None:
         arguments,
         train_dataset=digits(),
         pruning=PruningConfig(sparsities=SPARSITIES),
-        callbacks=[OnlyRoundOne()],
+        callbacks=[OnlyRoundOne(folder / "trained.safetensors")],
     )
     trainer.train()
     record(

@@ -25,6 +25,8 @@ from launching import launch
 from measuring import arguments, console, start, verdict
 from rich.progress import track
 from rich.table import Table
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging
 
@@ -42,11 +44,13 @@ class Outcome:
     Args:
         ranks: Each process's record.
         masks: Of round 1, chosen on the saved weights, and of round 2, chosen on the trained ones.
+        trained: The weights that round 1 has trained.
         seconds: Of the whole command, start included.
     """
 
     ranks: list[dict[str, Any]]
     masks: list[Mask]
+    trained: dict[str, Tensor]
     seconds: float
 
     @property
@@ -86,7 +90,8 @@ def search(backend: str, options: Namespace, model: Path, folder: Path) -> Outco
     seconds = time.perf_counter() - begin
     if [rank["processes"] for rank in ranks] != [processes] * processes:
         raise SystemExit(f"{backend} ran in other processes than {processes}: {ranks}")
-    return Outcome(ranks, list(Ticket.from_pretrained(folder / "run").masks), seconds)
+    trained = load_file(folder / "trained.safetensors")
+    return Outcome(ranks, list(Ticket.from_pretrained(folder / "run").masks), trained, seconds)
 
 
 def different(mask: Mask, other: Mask) -> int:
@@ -94,35 +99,43 @@ def different(mask: Mask, other: Mask) -> int:
     return sum(int((mask[name] != other[name]).sum()) for name in mask)
 
 
+def distance(weights: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    """Return by how much two sets of weights differ at most."""
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+
+
 def comparison(options: Namespace, folder: Path) -> tuple[Table, bool]:
     """Search under every backend; return the table, and whether all chose the same first mask."""
     model = save_model(folder / "model")
     first = prune(model, sparsity=0.5)
     untrained = prune(model, mask=first, sparsity=0.75)
-    table = Table("", "processes", "digest", "equal", f"entries that differ after {options.steps} steps", "s")
-    equal, alone = True, untrained
+    table = Table("", "processes", "digest", "equal", f"entries that differ after {options.steps} steps")
+    table.add_column("weights differ by")
+    table.add_column("s")
+    equal = True
+    alone: Outcome | None = None
     for backend in track(BACKENDS, "search", console=console, transient=True):
         if backend.startswith("ZeRO") and find_spec("deepspeed") is None:
-            table.add_row(backend, "–", "left out: deepspeed is not installed", "–", "–", "–")
+            table.add_row(backend, "–", "left out: deepspeed is not installed", "–", "–", "–", "–")
             continue
         found = search(backend, options, folder / "model", folder / backend)
         same = found.agreed and found.masks[0] == first
         equal = equal and same
-        if backend == ONE:
-            alone = found.masks[1]
+        alone = alone or found
         table.add_row(
             backend,
             str(len(found.ranks)),
             found.masks[0].digest[:16],
             "[green]yes[/green]" if same else "[red]no[/red]",
-            "–" if backend == ONE else f"{different(alone, found.masks[1]):,} of {alone.numel:,}",
+            "–" if found is alone else f"{different(alone.masks[1], found.masks[1]):,} of {first.numel:,}",
+            "–" if found is alone else f"{distance(alone.trained, found.trained):.1e}",
             f"{found.seconds:.0f}",
         )
     table.title = f"The mask of {first.numel:,} weights at 50 %, from the same saved weights, and the next at 75 %"
     table.caption_justify = "left"
     table.caption = (
         "Equal: on every rank, and to `prune` on the saved weights. Training in one process changed the next mask at "
-        f"{different(untrained, alone):,} entries. Seconds of the whole command."
+        f"{different(untrained, alone.masks[1]) if alone else 0:,} entries. Seconds of the whole command."
     )
     return table, equal
 
