@@ -25,7 +25,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[st
 
 
 def test_the_threshold_exchanges_histograms_whatever_the_size(measured: dict[int, list[dict[str, int]]]) -> None:
-    """A sample of 32-bit keys, and a histogram for each pass over the weights: three at most, and one after a miss."""
+    """A sample of 32-bit keys, and a histogram for each pass over the weights, three at most."""
     for results in measured.values():
         for result in results:
             assert result["sent"] < 4 * HISTOGRAM + 4 * SAMPLE + 100_000
