@@ -1,15 +1,13 @@
 """SimCLR and MoCo: their losses against plain formulas, in one process and in two, and what a step changes."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from contrastive_program import batch, make, train, without_statistics
+from launching import Launch
 from torch import Tensor
 from transformers import AutoModel, ViTConfig
 
@@ -84,16 +82,8 @@ def test_the_losses_are_computed_in_full_precision_under_autocast() -> None:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes found, a file for each method."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    finished = subprocess.run(
-        [*command, str(PROGRAM), str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert finished.returncode == 0, finished.stderr
+    status, output = Launch(2, folder, program=PROGRAM).wait()
+    assert status == 0, output
     return folder
 
 

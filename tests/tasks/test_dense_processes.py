@@ -1,26 +1,18 @@
 """Detection and segmentation in two processes: images of different numbers of objects, and an odd image out."""
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from launching import Launch
 from pictures import GOOD, boxes_dataset, detection, mask_of, masks_dataset, segmentation
 from transformers import Trainer, TrainingArguments
 
 from hf_tickets.tasks.registry import prepare
-
-_PROGRAM = """
-import json, os, sys
-from pathlib import Path
-sys.path.insert(0, {here!r})
-from test_dense_processes import evaluate
-results = evaluate(Path(sys.argv[1]), steps=1)
-Path(sys.argv[1], f"rank{{os.environ['RANK']}}.json").write_text(json.dumps(results))
-"""
 
 
 def evaluate(folder: Path, steps: int = 0) -> list[dict[str, float]]:
@@ -60,18 +52,20 @@ def what_it_finds(folder: Path, images: int) -> list[dict[str, Any]]:
     return objects
 
 
+def main() -> None:
+    """What each of two processes does."""
+    folder = Path(sys.argv[1])
+    (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(evaluate(folder, steps=1)))
+
+
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     torch.manual_seed(0)
     objects = what_it_finds(tmp_path / "first", images=5)
     boxes_dataset(tmp_path, [GOOD] * 4, evaluation=objects)
     masks = [mask_of(torch.randint(0, 3, (36, 48)).numpy()) for _ in range(5)]
     masks_dataset(tmp_path, masks)
-    script = tmp_path / "program.py"
-    script.write_text(_PROGRAM.format(here=str(Path(__file__).parent)))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [sys.executable, *launcher, str(script), str(tmp_path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    status, output = Launch(2, tmp_path, program=Path(__file__)).wait()
+    assert status == 0, output
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     for alone, *both in zip(evaluate(tmp_path), first, second, strict=True):
         for name in ("eval_map", "eval_map_50", "eval_map_75", "eval_mean_iou", "eval_overall_accuracy"):

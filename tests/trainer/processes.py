@@ -1,4 +1,4 @@
-"""A search in several processes: `torchrun --nproc_per_node 2 processes.py FOLDER [DIE_AT [ROUNDS [BACKEND]]]`.
+"""A search in several processes, of which each calls `main`: `FOLDER [DIE_AT [ROUNDS [BACKEND]]]`.
 
 DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never,
 and below 0 it raises an error instead.

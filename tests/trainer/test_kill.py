@@ -1,6 +1,5 @@
 """SIGKILL at any moment, and the same command again."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -13,20 +12,20 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import launching
 import pytest
+from launching import CONTEXT
 from program import run_in_own_group
 from tiny import outcome
 
-CONTEXT = multiprocessing.get_context("forkserver")
 PROGRAM = Path(__file__).with_name("program.py")
 STEPS = 12  # of a round
 
 
 def start(folder: Path) -> ForkServerProcess:
     """A process of its own, forked from one that has done the imports."""
-    CONTEXT.set_forkserver_preload(["transformers", "timm", "sklearn.datasets", "hf_tickets.trainer.trainer", "PIL"])
     process = CONTEXT.Process(target=run_in_own_group, args=(str(folder),))
-    process.start()
+    launching.start(process)
     return process
 
 

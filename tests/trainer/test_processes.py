@@ -1,6 +1,8 @@
 """A search in two processes under DDP, FSDP2 and DeepSpeed: the ranks agree, and one that is killed changes nothing."""
 
+import os
 import re
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,9 +93,17 @@ def test_one_process_killed_and_the_same_command_again(whole: Path, backend: str
 
 
 def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
-    status, output = Launch(2, tmp_path, "-3").wait(60)
-    assert status != 0
-    assert "OSError: the scratch disk is gone" in output
+    program = Path(__file__).with_name("processes.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", program, tmp_path, "-3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode != 0
+    assert "OSError: the scratch disk is gone" in done.stderr
 
 
 def test_others_wait_for_the_first_longer_than_for_each_other(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from launching import Launch
@@ -18,7 +19,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[st
     results = {}
     for layers in (4, 32):
         folder = tmp_path_factory.mktemp(f"layers-{layers}")
-        status, output = Launch(2, folder, str(layers), program="spread.py").wait()
+        status, output = Launch(2, folder, str(layers), program=Path(__file__).with_name("spread.py")).wait()
         assert status == 0, output
         results[layers] = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     return results
