@@ -3,7 +3,7 @@
 DIE_AT is the number of optimizer steps, counted over rounds, after which the last process kills itself; 0 for never,
 and below 0 it raises an error instead.
 BACKEND is ddp, zero1, zero2, zero3, fsdp2, or one of them with what is switched on: fsdp2-checkpointing, zero3-bf16,
-zero2-batchnorm, ddp-slow.
+zero2-batchnorm, ddp-dropout, ddp-slow.
 """
 
 import os
@@ -122,7 +122,7 @@ def main() -> None:
     with_images = backend.endswith("batchnorm")
     examples = images if with_images else sentences
     trainer = TicketTrainer(
-        resnet() if with_images else bert(dropout=0.0),
+        resnet() if with_images else bert(dropout=0.1 if backend.endswith("dropout") else 0.0),
         args,
         train_dataset=examples(48),
         eval_dataset=examples(12, 60),

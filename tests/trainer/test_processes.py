@@ -144,7 +144,13 @@ def test_buffers_are_the_first_process_s(tmp_path: Path) -> None:
     assert outcome(killed) == outcome(whole)
 
 
-VARIANTS = ["fsdp2-checkpointing", "fsdp2-bf16", "fsdp2-offload", pytest.param("zero1-bf16", marks=WITH_DEEPSPEED)]
+VARIANTS = [
+    "ddp-dropout",
+    "fsdp2-checkpointing",
+    "fsdp2-bf16",
+    "fsdp2-offload",
+    pytest.param("zero1-bf16", marks=WITH_DEEPSPEED),
+]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
