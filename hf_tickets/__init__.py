@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from hf_tickets.studies.perturbation import flipped as flipped
     from hf_tickets.studies.perturbation import noise_sensitivity as noise_sensitivity
     from hf_tickets.studies.perturbation import sensitivity_figure as sensitivity_figure
+    from hf_tickets.tasks.moco_model import MocoModel as MocoModel
+    from hf_tickets.tasks.simclr_model import SimclrModel as SimclrModel
     from hf_tickets.ticket.auto import AutoTicketModel as AutoTicketModel
     from hf_tickets.ticket.config import TicketConfig as TicketConfig
     from hf_tickets.ticket.switch import TicketSwitch as TicketSwitch
@@ -41,9 +43,11 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AutoTicketModel": "hf_tickets.ticket.auto",
     "Mask": "hf_tickets.pruning.mask",
+    "MocoModel": "hf_tickets.tasks.moco_model",
     "PruningCallback": "hf_tickets.trainer.callback",
     "PruningConfig": "hf_tickets.pruning.config",
     "RewindConfig": "hf_tickets.trainer.rewind",
+    "SimclrModel": "hf_tickets.tasks.simclr_model",
     "Ticket": "hf_tickets.ticket.ticket",
     "TicketConfig": "hf_tickets.ticket.config",
     "TicketSwitch": "hf_tickets.ticket.switch",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from hf_tickets.cli.recipe import Recipe
     from hf_tickets.cli.settings import Settings
+    from hf_tickets.pruning.config import PruningConfig
     from hf_tickets.ticket.ticket import Ticket
     from hf_tickets.trainer.trainer import TicketTrainer
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     recipe = load_recipe(arguments.recipe, overrides, recipe_options(), SECTIONS)
     settings = Settings.read(recipe)
     pruning, rewind = recipe.build(PruningConfig), recipe.build(RewindConfig)
-    transfer = _transfer_settings(recipe)
+    transfer = _transfer_settings(recipe, pruning)
     if "pretrain" in recipe.sections:
         settings = settings.on(_pretrain(Settings.of_section(recipe, "pretrain"), console))
     trainer, metric = _find(settings, pruning, rewind, console)
@@ -64,15 +65,23 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
-def _transfer_settings(recipe: "Recipe") -> "Settings | None":
+def _transfer_settings(recipe: "Recipe", pruning: "PruningConfig") -> "Settings | None":
     """Check the `transfer` section before anything runs."""
     from hf_tickets.cli.settings import Settings
+    from hf_tickets.errors import RecipeError
+    from hf_tickets.pruning.schedules import sparsity_schedule
     from hf_tickets.studies.controls import check_controls
 
     if "transfer" not in recipe.sections:
         return None
     settings = Settings.of_section(recipe, "transfer")
     check_controls(settings.recipe.values.get("controls", []))
+    rungs = sparsity_schedule(pruning)
+    for sparsity in settings.recipe.values.get("at") or ():
+        # A rung is a whole number of weights, so in a small model only near its sparsity; the ticket says exactly.
+        if min(abs(rung - sparsity) for rung in rungs) > 0.01:
+            listed = ", ".join(f"{rung:.4f}" for rung in rungs)
+            raise RecipeError(f"transfer.at: no round reaches sparsity {sparsity:g}; the rounds reach {listed}")
     return settings
 
 

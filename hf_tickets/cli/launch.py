@@ -9,7 +9,7 @@ from hf_tickets.errors import RecipeError, TicketsError
 
 # Options of `accelerate launch` that say where, which differs from start to start, not how.
 _PLACES = {
-    "num_processes": "processes in all, over all machines; one a GPU here by default",
+    "num_processes": "processes in all, over all machines; one a GPU by default",
     "num_machines": "machines; as configured by default",
     "machine_rank": "which of them this one is, from 0",
     "main_process_ip": "address of machine 0",
@@ -41,11 +41,15 @@ def launch(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         RecipeError: There is no such configuration.
         TicketsError: A process failed; it has said why.
     """
+    from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command, launch_command_parser
 
-    options = ["--config_file", str(_configuration(arguments.launch))]
+    configuration = _configuration(arguments.launch)
+    options = ["--config_file", str(configuration)]
     places = {name: getattr(arguments, name) for name in _PLACES}
-    places["num_processes"] = places["num_processes"] or _devices()
+    if places["num_processes"] is None:
+        machines = places["num_machines"] or load_config_from_file(str(configuration)).num_machines
+        places["num_processes"] = _devices() * int(machines)
     for name, value in places.items():
         options += [f"--{name}", str(value)] if value is not None else []
     own = _without(words, ("launch", *_PLACES))

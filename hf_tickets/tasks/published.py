@@ -153,8 +153,8 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{path.name} holds more than tensors and plain values, or is damaged, and is not read: {one_line(error)}"
-        ) from None
+            f"{path.name} is not a checkpoint of torch, or holds more than tensors and plain values, which is not read"
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
         raise DataError(f"{path.name} cannot be read: {one_line(error)}") from None
 

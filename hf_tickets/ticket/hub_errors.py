@@ -134,7 +134,8 @@ def _not_in_cache(repo_id: str, error: LocalEntryNotFoundError) -> str:
     if isinstance(cause, HfHubHTTPError):
         return f"{repo_id}: {_status(cause)}"
     if isinstance(cause, _CONNECTION_ERRORS) and not isinstance(cause, OfflineModeIsEnabled):
-        return f"{repo_id}: the Hub cannot be reached ({_line(cause)}), and it is not in the cache; try again"
+        where = f"{repo_id} is neither a folder here nor in the cache"
+        return f"{where}, and the Hub cannot be reached ({_line(cause)}); try again"
     return f"{repo_id} is not in the cache, or not all of it: download it once with the Hub within reach"
 
 

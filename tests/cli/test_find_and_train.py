@@ -213,6 +213,15 @@ def test_a_ticket_of_self_supervised_training_on_a_folder_of_images(
     assert transferred["kept"] == ticket.mask.kept
 
 
+def test_a_sparsity_that_no_round_reaches_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quickstart = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+    assert main(["find", str(quickstart), "--rounds", "1", "--output_dir", str(tmp_path / "run")]) == 2
+    assert "transfer.at: no round reaches sparsity 0.7599; the rounds reach 0.3000" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_shipped_recipes_are_valid() -> None:
     from hf_tickets.cli.find import SECTIONS
     from hf_tickets.cli.options import recipe_options
