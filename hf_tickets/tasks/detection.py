@@ -18,6 +18,7 @@ from hf_tickets.tasks.backbones import build_around, load_backbone, model_type
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.detection_metrics import AveragePrecision, BestDetections, pad_targets
+from hf_tickets.tasks.image_data import describe_data
 from hf_tickets.tasks.image_models import load_image_processor
 from hf_tickets.tasks.images import ImageFormat, find_image_column
 from hf_tickets.tasks.labels import require_column
@@ -68,22 +69,18 @@ def prepare(config: TaskConfig) -> PreparedTask:
         # the metric reads a padded table: lists of boxes cannot be exchanged between processes
         training_arguments={"label_names": ["targets"]},
         provenance={
-            "family": config.family,
-            "task": None,
-            "dataset": source.name,
-            "dataset_config": source.config,
-            "train_split": train_name,
-            "evaluation_split": [evaluation_name],
-            "image_column": images,
-            "label_column": reader.column,
-            "labels": list(reader.labels.names),
+            **describe_data(
+                config,
+                source,
+                (train_name, evaluation_name),
+                (images, reader.column),
+                reader.labels.names,
+                (train_dataset, evaluation_dataset),
+            ),
             "image_size": list(image_format.size),
             "augmentation": config.augmentation,
             "horizontal_flip": config.augmentation and config.horizontal_flip,
-            "training_examples": len(train_dataset),
-            "evaluation_examples": [len(evaluation_dataset)],
             "head_learning_rate": config.head_learning_rate,
-            "task_seed": config.task_seed,
         },
     )
 

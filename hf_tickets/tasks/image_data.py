@@ -1,5 +1,6 @@
 """Labelled images of a dataset: its splits, its columns, its classes."""
 
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from hf_tickets.errors import DataError
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.images import ImageExamples, find_image_column
 from hf_tickets.tasks.labels import find_labels, label_column, require_column
-from hf_tickets.tasks.sources import load_source, sample
+from hf_tickets.tasks.sources import Source, load_source, sample
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,46 @@ def read_images(config: TaskConfig) -> LabelledImages:
         validation=validation,
         names=labels.names,
         provenance={
-            "family": config.family,
-            "task": None,
-            "dataset": source.name,
-            "dataset_config": source.config,
-            "train_split": train_name,
-            "evaluation_split": [evaluation_name],
-            "image_column": images,
-            "label_column": column,
-            "labels": list(labels.names),
-            "training_examples": len(training),
+            **describe_data(
+                config, source, (train_name, evaluation_name), (images, column), labels.names, (training, evaluated)
+            ),
             "validation_examples": len(validation) if validation is not None else None,
-            "evaluation_examples": [len(evaluated)],
-            "task_seed": config.task_seed,
         },
     )
+
+
+def describe_data(
+    config: TaskConfig,
+    source: Source,
+    splits: tuple[str, str],
+    columns: tuple[str, str],
+    labels: Sequence[str],
+    examples: tuple[Sized, Sized],
+) -> dict[str, Any]:
+    """Say which images a task trains on and is evaluated on, as plain JSON values.
+
+    Args:
+        config: the task.
+        source: the dataset.
+        splits: names of the training and evaluation splits.
+        columns: names of the columns of images and of what is to be told from them.
+        labels: names of the classes.
+        examples: the examples of both splits.
+    """
+    return {
+        "family": config.family,
+        "task": None,
+        "dataset": source.name,
+        "dataset_config": source.config,
+        "train_split": splits[0],
+        "evaluation_split": [splits[1]],
+        "image_column": columns[0],
+        "label_column": columns[1],
+        "labels": list(labels),
+        "training_examples": len(examples[0]),
+        "evaluation_examples": [len(examples[1])],
+        "task_seed": config.task_seed,
+    }
 
 
 def _hold_out(examples: ImageExamples, count: int, dataset: str) -> tuple[ImageExamples, ImageExamples]:

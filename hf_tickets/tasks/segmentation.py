@@ -21,6 +21,7 @@ from hf_tickets.tasks import voc
 from hf_tickets.tasks.backbones import build_around, load_backbone, model_type
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
+from hf_tickets.tasks.image_data import describe_data
 from hf_tickets.tasks.image_models import load_image_processor
 from hf_tickets.tasks.images import ImageFormat, find_image_column, image_columns
 from hf_tickets.tasks.labels import require_column
@@ -80,23 +81,19 @@ def prepare(config: TaskConfig) -> PreparedTask:
         # whole masks of an evaluation set do not fit into memory
         training_arguments={"batch_eval_metrics": True},
         provenance={
-            "family": config.family,
-            "task": None,
-            "dataset": source.name,
-            "dataset_config": source.config,
-            "train_split": train_name,
-            "evaluation_split": [evaluation_name],
-            "image_column": images,
-            "label_column": masks,
-            "labels": list(reader.names),
+            **describe_data(
+                config,
+                source,
+                (train_name, evaluation_name),
+                (images, masks),
+                reader.names,
+                (train_dataset, evaluation_dataset),
+            ),
             "ignore_index": config.ignore_index,
             "image_size": list(image_format.size),
             "augmentation": config.augmentation,
             "horizontal_flip": config.augmentation and config.horizontal_flip,
-            "training_examples": len(train_dataset),
-            "evaluation_examples": [len(evaluation_dataset)],
             "head_learning_rate": config.head_learning_rate,
-            "task_seed": config.task_seed,
         },
     )
 
