@@ -166,8 +166,8 @@ class Ladder:
         Args:
             index: 0 for the densest.
         """
-        if len(self.rungs) == 1:
-            return self
+        if index == 0:
+            return self.first(1)  # coding a mask anew takes its time
         if self._last[1] is not None and self._last[0] == index:
             return Ladder([self._last[1]])
         self._check_layers(index)

@@ -96,11 +96,10 @@ class Ticket:
         Args:
             theta: Whether it carries the weights that this one carries (default: no).
         """
-        mask = self.mask
+        mask = self.mask  # what `alone` goes on from
         rungs = [rung for rung in self.config.rungs if rung.get("digest") == mask.digest]
         config = replace(self.config, rungs=rungs, theta_digest=None, default_sparsity=None)
-        masks = mask if self._index else self.ladder.first(1)  # coding a mask anew takes its time
-        return Ticket(masks, config, self.theta if theta else None)
+        return Ticket(self.ladder.alone(self._index), config, self.theta if theta else None)
 
     def at(self, sparsity: float) -> "Ticket":
         """Return the same ticket at another of its rungs.
