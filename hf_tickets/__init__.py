@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_tickets.pruning.config import PruningConfig as PruningConfig
     from hf_tickets.pruning.mask import Mask as Mask
     from hf_tickets.pruning.prune import prune as prune
+    from hf_tickets.studies.controls import control as control
     from hf_tickets.studies.perturbation import flip_sensitivity as flip_sensitivity
     from hf_tickets.studies.perturbation import flipped as flipped
     from hf_tickets.studies.perturbation import noise_sensitivity as noise_sensitivity
@@ -54,6 +55,7 @@ _EXPORTS = {
     "TicketTrainer": "hf_tickets.trainer.trainer",
     "TicketsError": "hf_tickets.errors",
     "connected_weights": "hf_tickets.analysis.removable",
+    "control": "hf_tickets.studies.controls",
     "flip_sensitivity": "hf_tickets.studies.perturbation",
     "flipped": "hf_tickets.studies.perturbation",
     "kernel_figure": "hf_tickets.analysis.kernels",

@@ -3,8 +3,10 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from hf_tickets.cli.control import add_control_arguments, check_control_arguments
 from hf_tickets.cli.launch import add_launch_arguments
 from hf_tickets.cli.options import Option, recipe_options
+from hf_tickets.pruning.controls import MASK_CONTROLS, WEIGHT_CONTROLS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
     from hf_tickets.ticket.ticket import Ticket
     from hf_tickets.trainer.trainer import TicketTrainer
 
+_CONTROLS = ", ".join(["ticket", "dense", *MASK_CONTROLS, *WEIGHT_CONTROLS])
+
 SECTIONS = {
     "pretrain": [],
     "transfer": [
-        Option("controls", "list[str]", ["ticket", "random", "dense"], "masks to train and compare"),
+        Option("controls", "list[str]", ["ticket", "random", "dense"], f"what to train and compare: {_CONTROLS}"),
         Option("at", "list[float] | None", None, "sparsities to compare at; every rung by default"),
     ],
 }
@@ -37,6 +41,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         options=recipe_options,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    add_control_arguments(parser, WEIGHT_CONTROLS, "start the search from other weights than θ0")
     add_launch_arguments(parser)
 
 
@@ -47,8 +52,12 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from hf_tickets.cli.recipe import load_recipe
     from hf_tickets.cli.settings import Settings, leads, quieten
     from hf_tickets.pruning.config import PruningConfig
+    from hf_tickets.studies.controls import check_weight_control
     from hf_tickets.trainer.rewind import RewindConfig
 
+    check_control_arguments(arguments)
+    if arguments.control is not None:
+        check_weight_control(arguments.control)
     quieten()
     console = Console(quiet=not leads())
     recipe = load_recipe(arguments.recipe, overrides, recipe_options(), SECTIONS)
@@ -57,7 +66,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     transfer = _transfer_settings(recipe, pruning)
     if "pretrain" in recipe.sections:
         settings = settings.on(_pretrain(Settings.of_section(recipe, "pretrain"), console))
-    trainer, metric = _find(settings, pruning, rewind, console)
+    trainer, metric = _find(settings, pruning, rewind, arguments, console)
     if transfer is not None and trainer.ticket is not None:
         _transfer(transfer.on(settings.task.model, settings.task.model_revision), trainer.ticket, settings, console)
     figures = "accuracy.png" if transfer is None else "accuracy.png, transfer.png"
@@ -99,12 +108,15 @@ def _pretrain(settings: "Settings", console: "Console") -> str:
     return str(folder)
 
 
-def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -> tuple["TicketTrainer", str]:
+def _find(
+    settings: "Settings", pruning: Any, rewind: Any, arguments: argparse.Namespace, console: "Console"
+) -> tuple["TicketTrainer", str]:
     from hf_tickets.analysis.accuracy import save_accuracy_figure
     from hf_tickets.cli.display import results_table
     from hf_tickets.cli.settings import leads
     from hf_tickets.cli.watch import watching
     from hf_tickets.pruning.schedules import sparsity_schedule
+    from hf_tickets.studies.controls import change_weights_
     from hf_tickets.ticket.base import cached_commit
     from hf_tickets.trainer.trainer import TicketTrainer
 
@@ -118,6 +130,9 @@ def _find(settings: "Settings", pruning: Any, rewind: Any, console: "Console") -
     elif settings.task.model_revision is not None:
         provenance["base_model_revision"] = cached_commit(base_model, settings.task.model_revision)
     args = task.adapt_(settings.arguments(settings.output_dir))
+    if arguments.control is not None:
+        seed = args.seed if arguments.control_seed is None else arguments.control_seed
+        provenance["control"] = change_weights_(arguments.control, task.model, pruning, seed)
     trainer = TicketTrainer(
         model=task.model,
         args=args,

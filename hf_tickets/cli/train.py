@@ -3,12 +3,15 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from hf_tickets.cli.control import add_control_arguments, check_control_arguments
 from hf_tickets.cli.find import SECTIONS
 from hf_tickets.cli.launch import add_launch_arguments
 from hf_tickets.cli.options import recipe_options
+from hf_tickets.pruning.controls import MASK_CONTROLS, WEIGHT_CONTROLS
 
 if TYPE_CHECKING:
     from hf_tickets.cli.settings import Settings
+    from hf_tickets.tasks.base import PreparedTask
     from hf_tickets.ticket.ticket import Ticket
 
 
@@ -28,6 +31,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--sparsity", type=float, metavar="S", help="rung of the ticket; its recorded default by default"
     )
+    add_control_arguments(parser, {**MASK_CONTROLS, **WEIGHT_CONTROLS}, "train a control of the ticket in its place")
     add_launch_arguments(parser)
 
 
@@ -41,25 +45,48 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from hf_tickets.cli.watch import watching
     from hf_tickets.errors import RecipeError
     from hf_tickets.studies.cell import train_cell
+    from hf_tickets.studies.controls import control
     from hf_tickets.ticket.ticket import Ticket
 
     if arguments.sparsity is not None and arguments.ticket is None:
         raise RecipeError("--sparsity chooses a rung of a ticket; give --ticket too")
+    if arguments.control is not None and arguments.ticket is None:
+        raise RecipeError("--control changes a ticket; give --ticket too")
+    check_control_arguments(arguments)
     quieten()
     console = Console(quiet=not leads())
     settings = Settings.read(load_recipe(arguments.recipe, overrides, recipe_options(), SECTIONS))
     ticket = Ticket.from_pretrained(arguments.ticket, arguments.sparsity) if arguments.ticket else None
     if ticket is not None and "model" not in overrides:
         settings = _on_base(settings, ticket)
-    described = {"task": settings.describe(), "mask": ticket.mask.digest if ticket is not None else None}
+    described: dict[str, Any] = {"task": settings.describe(), "mask": None}
+    args = settings.arguments(settings.output_dir)
+    if ticket is not None:
+        described["mask"] = ticket.mask.digest
+        console.print(f"ticket: {_where_from(ticket)}", highlight=False, markup=False, soft_wrap=True)
+    if arguments.control is not None:
+        seed = args.seed if arguments.control_seed is None else arguments.control_seed
+        described["control"] = {"name": arguments.control, "seed": seed}
+        console.print(f"control: {arguments.control}, seed {seed}", highlight=False)
+
+    def make_ticket(task: "PreparedTask") -> "Ticket | None":
+        if ticket is None or arguments.control is None:
+            return ticket
+        return control(arguments.control, ticket, task.model, seed=seed)
+
     sparsity = ticket.sparsity if ticket is not None else 0.0
     with watching(console, current_round=lambda: (0, sparsity)) as watch:
-        result = train_cell(
-            settings.prepare, settings.arguments(settings.output_dir), lambda task: ticket, described, watch
-        )
+        result = train_cell(settings.prepare, args, make_ticket, described, watch)
     console.print(results_table([result], result["metric"]))
     console.print(f"model: {settings.output_dir}", soft_wrap=True)
     return 0
+
+
+def _where_from(ticket: "Ticket") -> str:
+    """Say which mask this is: that of another task is a control too."""
+    task = ticket.config.task
+    named = "/".join(str(task[key]) for key in ("dataset", "task") if task.get(key))
+    return f"sparsity {ticket.sparsity:.2%}, found on {named or 'a task that it does not name'}"
 
 
 def _on_base(settings: "Settings", ticket: "Ticket") -> "Settings":

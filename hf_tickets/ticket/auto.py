@@ -109,9 +109,10 @@ class AutoTicketModel:
         elif sparsity is not None:
             ticket = ticket.at(sparsity)
         model: Any = _load_base(cls.auto_class, ticket, where, {"trust_remote_code": False, **kwargs})
-        # What comes from the commit that the ticket names needs no second look.
+        # What comes from the commit that the ticket names needs no second look, unless it starts from other weights.
         config = ticket.config
         pinned = verify == "warn" and config.hub_base is not None and config.base_model_revision is not None
+        pinned = pinned and not config.control
         _unmap_(model, ticket)
         ticket.apply(model, verify="off" if pinned else verify)
         model.ticket = ticket.rung()

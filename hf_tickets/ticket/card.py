@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
 from hf_tickets.analysis.accuracy import save_accuracy_figure
 from hf_tickets.analysis.layers import save_layer_figure
+from hf_tickets.pruning.controls import MASK_CONTROLS, WEIGHT_CONTROLS
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.results import deviation_of, matching, metric_name, result_names, value_of
 from hf_tickets.ticket.tags import rung_tags
@@ -95,6 +96,7 @@ def make_card(
         prunable=f"{mask.numel:,}",
         remaining=_percent(1 - ticket.sparsity),
         method=_method(config),
+        control=_control(config),
         own_weights=ticket.theta is not None,
         metric=plain(metric) if metric else None,
         dense=_result(config.dense, metric) if value_of(config.dense, metric) is not None else None,
@@ -148,6 +150,7 @@ def _metadata(ticket: "Ticket", repo_id: str, tags: Sequence[str]) -> ModelCardD
                 "scope": config.pruning.get("scope"),
                 "distribution": config.pruning.get("distribution"),
                 "rewind": config.rewind,
+                "control": config.control,
                 "seeds": config.seeds,
                 "mask_digest": mask.digest,
                 "theta0_digest": config.theta0_digest,
@@ -212,6 +215,15 @@ def _method(config: TicketConfig) -> str:
         after = rewind.get(str(config.rewind.get("rewind")), "with rewinding")
         return plain(f"iterative {criterion} pruning {after}")
     return plain(f"{criterion} pruning") if config.pruning else "pruning"
+
+
+def _control(config: TicketConfig) -> str | None:
+    """Say what was changed where this is a control."""
+    if not config.control:
+        return None
+    name, seed = str(config.control.get("name")), config.control.get("seed")
+    meaning = {**MASK_CONTROLS, **WEIGHT_CONTROLS}.get(name)
+    return plain(", ".join([name, *([f"seed {seed}"] if seed is not None else []), *([meaning] if meaning else [])]))
 
 
 def _method_tags(config: TicketConfig) -> list[str]:

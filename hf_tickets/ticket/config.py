@@ -33,6 +33,8 @@ class TicketConfig:
             lack them, and a ticket may leave them dense.
         pruning: Fields of the `PruningConfig`.
         rewind: Fields of the `RewindConfig`.
+        control: What was changed where this is a control that tickets are compared with: name, seed, and of a control
+            of masks the digest of the mask that it stands beside.
         task: What was trained on: family, dataset, columns, metric.
         training: Training arguments of one round that differ from transformers' defaults.
         recipe: The recipe that found the ticket, where it was found by one.
@@ -54,6 +56,7 @@ class TicketConfig:
     optional_modules: list[str] = field(default_factory=lambda: ["pooler"])
     pruning: dict[str, Any] = field(default_factory=dict)
     rewind: dict[str, Any] = field(default_factory=dict)
+    control: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -135,7 +138,7 @@ class TicketConfig:
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("base_model", "base_model_revision", "theta0_digest", "theta_digest", "model_type"), str),
     **dict.fromkeys(("pruning", "rewind", "task", "training", "seeds", "dense", "versions"), dict),
-    **dict.fromkeys(("base_config", "recipe"), dict),
+    **dict.fromkeys(("base_config", "control", "recipe"), dict),
     **dict.fromkeys(("optional_modules", "rungs"), list),
     "license": str,
     "default_sparsity": float,

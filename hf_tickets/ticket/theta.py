@@ -51,15 +51,24 @@ def backbone_state(model: nn.Module) -> dict[str, Tensor]:
 def backbone_digest(model: nn.Module, config: TicketConfig | None = None) -> str:
     """SHA-256 over the weights of a model's backbone: the same under any head.
 
-    Left out is what differs from head to head: modules that some heads leave out (BERT's pooler) and the counters
-    of BatchNorm, which frozen ones lack.
-
     Args:
         model: Any module, wrapped or not.
         config: Its `optional_modules` are left out (default: those of an empty config).
     """
-    config = config or TicketConfig()
-    state = {canonical(name): tensor for name, tensor in backbone_state(model).items() if tensor.is_floating_point()}
+    return theta0_digest(backbone_state(model), config or TicketConfig())
+
+
+def theta0_digest(theta: Mapping[str, Tensor], config: TicketConfig) -> str:
+    """SHA-256 over the weights of a backbone that are the same under any head.
+
+    Left out is what differs from head to head: modules that some heads leave out (BERT's pooler) and the counters
+    of BatchNorm, which frozen ones lack.
+
+    Args:
+        theta: Parameters and buffers of the backbone by name.
+        config: Its `optional_modules` are left out.
+    """
+    state = {canonical(name): tensor for name, tensor in theta.items() if tensor.is_floating_point()}
     return state_digest({name: tensor for name, tensor in state.items() if not is_optional(name, config)})
 
 

@@ -44,7 +44,7 @@ def describe(
         trainer: The trainer.
         pruning: How masks are chosen.
         rewind: What is rewound.
-        provenance: What the caller adds; its `task` counts as a setting.
+        provenance: What the caller adds; its `task` and `control` count as settings.
     """
     train_dataset = trainer.train_dataset
     return {
@@ -54,6 +54,7 @@ def describe(
         "backend": _backend(trainer),
         "examples": len(train_dataset) if hasattr(train_dataset, "__len__") else None,
         "task": provenance.get("task", {}),
+        **({"control": provenance["control"]} if provenance.get("control") else {}),
         "pruning": pruning.to_dict(),
         "sparsities": list(sparsity_schedule(pruning)),
         "rewind": rewind.to_dict(),

@@ -349,7 +349,8 @@ class Rounds:
         finished = len(self.results) - 1
         if finished < 1:
             return
-        theta = self._theta() if self._rewinds_early else None
+        # What rounds start from is then no model that others can load.
+        theta = self._theta() if self._rewinds_early or self._provenance.get("control") else None
         self.trainer.ticket = Ticket(self._ladder.first(finished), self._config(), theta)
 
     def portable_ticket(self) -> Ticket | None:
