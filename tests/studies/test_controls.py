@@ -1,11 +1,13 @@
-"""Controls prune exactly as many weights as the ticket, by their own rule."""
+"""Controls of masks prune exactly as many weights as the ticket, by their own rule."""
 
 import pytest
 import torch
 from torch import nn
+from trainer.tiny import bert
+from transformers import BertForMaskedLM
 
-from hf_tickets import Mask, PruningConfig, Ticket, TicketConfig, prune
-from hf_tickets.errors import RecipeError
+from hf_tickets import Mask, PruningConfig, Ticket, TicketConfig, control, prune
+from hf_tickets.errors import RecipeError, TicketMismatchError
 from hf_tickets.studies.controls import CONTROLS, check_controls
 
 
@@ -24,7 +26,7 @@ def ticket(model: nn.Module) -> Ticket:
     return Ticket([first, prune(trained, scope, first, sparsity=0.7)], TicketConfig(pruning=scope.to_dict()))
 
 
-@pytest.mark.parametrize("name", ["ticket", "random", "oneshot"])
+@pytest.mark.parametrize("name", ["ticket", "random", "random_layerwise", "oneshot"])
 @pytest.mark.parametrize("sparsity", [0.3, 0.7])
 def test_as_many_weights_are_kept_as_in_the_ticket(
     name: str, sparsity: float, model: nn.Module, ticket: Ticket
@@ -73,6 +75,40 @@ def test_dense_has_no_mask(model: nn.Module, ticket: Ticket) -> None:
     assert CONTROLS["dense"](ticket, model, 0.7, 1) is None
 
 
-def test_unknown_control_is_refused_with_the_names() -> None:
-    with pytest.raises(RecipeError, match="ticket, random, oneshot, dense"):
+def test_layerwise_keeps_as_many_of_each_layer(model: nn.Module, ticket: Ticket) -> None:
+    drawn, mask = control("random_layerwise", ticket, model, 0.7, seed=1).mask, ticket.at(0.7).mask
+    assert drawn.kept_by_layer == mask.kept_by_layer
+    assert drawn != mask
+
+
+def test_the_control_says_what_it_is(model: nn.Module, ticket: Ticket) -> None:
+    made = control("random", ticket, model, 0.3, seed=4).config
+    assert made.control == {"name": "random", "seed": 4, "of_mask": ticket.at(0.3).mask.digest}
+    assert made.pruning["criterion"] == "random"
+    assert control("reverse", ticket, model, 0.7).config.control["of_mask"] == ticket.mask.digest
+
+
+def test_weights_that_only_one_head_has_are_left_out_of_the_count() -> None:
+    """A ticket of a classifier covers the pooler, which a masked language model lacks."""
+    model = bert()
+    ticket = Ticket(prune(model, sparsity=0.5))
+    headed = BertForMaskedLM(model.config)
+    for name in ("random", "oneshot"):
+        made = control(name, ticket, headed, seed=1)
+        assert set(ticket.mask) - set(made.mask) == {"pooler.dense.weight"}
+        assert made.mask.kept == sum(ticket.mask.kept_by_layer[entry] for entry in made.mask)
+        made.apply(headed)
+
+
+@pytest.mark.parametrize("name", ["random", "random_layerwise", "oneshot", "reverse", "dense", "shuffled"])
+def test_a_model_without_the_pruned_weights_is_refused(name: str, model: nn.Module, ticket: Ticket) -> None:
+    ticket.at(0.3).apply(model)
+    with pytest.raises(TicketMismatchError, match="zero wherever the ticket prunes"):
+        CONTROLS[name](ticket, model, 0.7, 1)
+
+
+def test_unknown_control_is_refused_with_the_names(model: nn.Module, ticket: Ticket) -> None:
+    with pytest.raises(RecipeError, match="ticket, random, random_layerwise, oneshot, dense, reverse, reinitialised"):
         check_controls(["ticket", "magic"])
+    with pytest.raises(RecipeError, match="dense is no ticket"):
+        control("dense", ticket, model)
