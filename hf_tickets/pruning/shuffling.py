@@ -48,9 +48,9 @@ def shuffled(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Let the weights of whole layers trade places within their stack (BERT tickets, θ0″).
 
     A stack is what differs in one number of its names only: `encoder.layer.*`, or the blocks of a CNN's stage; of
-    nested ones those that move the most weights, the outermost first. All roles of a layer, such as query and output matrices, move together, as in the
-    paper's code. Where layers differ in shape, as the first block of a stage, those roles move among the layers that
-    have them alike. A weight without a counterpart, such as a pooler, stays.
+    nested ones those that move the most weights, the outermost first. All roles of a layer, such as query and output
+    matrices, move together, as in the paper's code. Where layers differ in shape, as the first block of a stage does,
+    those roles move among the layers that have them alike. A weight without a counterpart, such as a pooler's, stays.
 
     Args:
         weights: Weights by name; they are not changed.
