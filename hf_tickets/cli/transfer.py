@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from hf_tickets.analysis.accuracy import save_accuracy_figure
 from hf_tickets.cli.settings import Settings, leads
@@ -33,7 +33,7 @@ def transfer(settings: Settings, ticket: Ticket, console: Console, on_same_task:
         for sparsity in [0.0] if control == "dense" else sparsities:
             results.setdefault(control, {})[sparsity] = _train(settings, ticket, control, sparsity, console)
     metric = next(iter(results[controls[0]].values()))["metric"]
-    console.print(_table(results, sparsities, metric))
+    console.print(results_side_by_side(results, sparsities, metric))
     curves = {
         control: [(sparsity, cell["metrics"][metric]) for sparsity, cell in cells.items()]
         for control, cells in results.items()
@@ -65,12 +65,26 @@ def _train(settings: Settings, ticket: Ticket, control: str, sparsity: float, co
         return train_cell(settings.prepare, settings.arguments(Path(folder)), make_ticket, described, watch)
 
 
-def _table(results: dict[str, dict[float, dict[str, Any]]], sparsities: list[float], metric: str) -> Table:
-    table = Table(title=metric)
-    table.add_column("sparsity", justify="right")
-    for control in results:
-        table.add_column(control, justify="right")
-    for sparsity in sparsities:
-        cells = (by_sparsity.get(sparsity, by_sparsity.get(0.0)) for by_sparsity in results.values())
-        table.add_row(f"{sparsity:.2%}", *(f"{cell['metrics'][metric]:.4f}" if cell else "–" for cell in cells))
+def results_side_by_side(
+    results: dict[str, dict[float, dict[str, Any]]], sparsities: list[float], metric: str
+) -> Table:
+    """Return a table of what each control reached at each sparsity.
+
+    Args:
+        results: Control → sparsity → result of the training; the dense model's at 0.
+        sparsities: Those of the ticket.
+        metric: The one to show.
+    """
+
+    def cell(control: str, sparsity: float) -> str:
+        measured = results[control].get(sparsity, results[control].get(0.0))
+        return f"{measured['metrics'][metric]:.4f}" if measured else "–"
+
+    rows = [[f"{sparsity:.2%}", *(cell(control, sparsity) for control in results)] for sparsity in sparsities]
+    lines = [["sparsity", *results], *rows]
+    if len(results) > len(sparsities):  # the longer side downwards, where there is room for it
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    table = Table(*(Column(name, justify="right") for name in lines[0]), title=metric)
+    for line in lines[1:]:
+        table.add_row(*line)
     return table

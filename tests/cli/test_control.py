@@ -1,17 +1,20 @@
 """`--control` of `find` and `train`, as a user gives it."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
-from hf_tickets import Ticket, control, prune
+from hf_tickets import Ticket, TicketConfig, control, prune
 from hf_tickets.cli.main import main
 from hf_tickets.cli.options import recipe_options
 from hf_tickets.cli.recipe import load_recipe
 from hf_tickets.cli.settings import Settings
+from hf_tickets.cli.transfer import results_side_by_side
 from hf_tickets.pruning.controls import MASK_CONTROLS, WEIGHT_CONTROLS
 from hf_tickets.studies.controls import CONTROLS
 
@@ -43,14 +46,16 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(RECIPE)
     model = Settings.read(load_recipe("recipe.yaml", {}, recipe_options())).prepare().model
-    Ticket(prune(model, sparsity=0.7)).save_pretrained("ticket")
+    Ticket(prune(model, sparsity=0.7), TicketConfig(task={"dataset": "glue", "task": "rte"})).save_pretrained("ticket")
     return model
 
 
 def test_train_starts_from_the_control(model: torch.nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "recipe.yaml", "--ticket", "ticket", "--sparsity", "0.7", "--control", "shuffled_elements"]
     assert main([*words, "--control_seed", "6"]) == 0
-    assert "control: shuffled_elements, seed 6" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "ticket: sparsity 70.00%, found on glue/rte" in shown  # the mask of another task is a control too
+    assert "control: shuffled_elements, seed 6" in shown
     made = control("shuffled_elements", Ticket.from_pretrained("ticket"), model, seed=6)
     assert made.theta is not None
     trained = load_file("run/model.safetensors")
@@ -108,3 +113,13 @@ def test_help_lists_every_control_there_is(capsys: pytest.CaptureFixture[str]) -
     for name in CONTROLS:
         assert name in ("ticket", "dense") or f"{name}: " in text
     assert set(CONTROLS) == {"ticket", "dense", *MASK_CONTROLS, *WEIGHT_CONTROLS}
+
+
+def test_a_table_of_many_controls_shows_every_number() -> None:
+    results = {name: {0.5: {"metrics": {"accuracy": 0.1234}}} for name in CONTROLS if name != "dense"}
+    results["dense"] = {0.0: {"metrics": {"accuracy": 0.5678}}}
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(results_side_by_side(results, [0.5], "accuracy"))
+    assert capture.get().count("0.1234") == len(CONTROLS) - 1
+    assert "0.5678" in capture.get()
