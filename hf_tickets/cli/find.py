@@ -10,6 +10,7 @@ from hf_tickets.pruning.controls import MASK_CONTROLS, WEIGHT_CONTROLS
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import nn
 
     from hf_tickets.cli.recipe import Recipe
     from hf_tickets.cli.settings import Settings
@@ -77,20 +78,15 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _transfer_settings(recipe: "Recipe", pruning: "PruningConfig") -> "Settings | None":
     """Check the `transfer` section before anything runs."""
     from hf_tickets.cli.settings import Settings
-    from hf_tickets.errors import RecipeError
-    from hf_tickets.pruning.schedules import sparsity_schedule
     from hf_tickets.studies.controls import check_controls
+    from hf_tickets.studies.search import rung_near
 
     if "transfer" not in recipe.sections:
         return None
     settings = Settings.of_section(recipe, "transfer")
     check_controls(settings.recipe.values.get("controls", []))
-    rungs = sparsity_schedule(pruning)
     for sparsity in settings.recipe.values.get("at") or ():
-        # A rung is a whole number of weights, so in a small model only near its sparsity; the ticket says exactly.
-        if min(abs(rung - sparsity) for rung in rungs) > 0.01:
-            listed = ", ".join(f"{rung:.4f}" for rung in rungs)
-            raise RecipeError(f"transfer.at: no round reaches sparsity {sparsity:g}; the rounds reach {listed}")
+        rung_near(pruning, sparsity, "transfer.at")
     return settings
 
 
@@ -102,9 +98,7 @@ def _pretrain(settings: "Settings", console: "Console") -> str:
     folder = settings.output_dir / "base"
     console.rule("base model")
     with watching(console) as watch:
-        train_cell(
-            settings.prepare, settings.arguments(folder), lambda task: None, {"task": settings.describe()}, watch
-        )
+        train_cell(settings.task, settings.arguments(folder), watch=watch)
     return str(folder)
 
 
@@ -117,29 +111,17 @@ def _find(
     from hf_tickets.cli.watch import watching
     from hf_tickets.pruning.schedules import sparsity_schedule
     from hf_tickets.studies.controls import change_weights_
-    from hf_tickets.ticket.base import cached_commit
-    from hf_tickets.trainer.trainer import TicketTrainer
+    from hf_tickets.studies.search import make_search
 
     console.rule("ticket")
-    task = settings.prepare()
-    described = {**task.provenance, "metric": task.metric, "greater_is_better": task.greater_is_better}
-    base_model = settings.task.model if settings.task.pretrained else None
-    provenance: dict[str, Any] = {"task": described, "recipe": settings.recipe.to_dict()}
-    if base_model is None:
-        provenance["base_model"] = None
-    elif settings.task.model_revision is not None:
-        provenance["base_model_revision"] = cached_commit(base_model, settings.task.model_revision)
-    args = task.adapt_(settings.arguments(settings.output_dir))
-    if arguments.control is not None:
+    args = settings.arguments(settings.output_dir)
+
+    def change_(model: "nn.Module") -> dict[str, Any]:
         seed = args.seed if arguments.control_seed is None else arguments.control_seed
-        provenance["control"] = change_weights_(arguments.control, task.model, pruning, seed)
-    trainer = TicketTrainer(
-        model=task.model,
-        args=args,
-        pruning=pruning,
-        rewind=rewind,
-        provenance=provenance,
-        **task.trainer_arguments(args),
+        return change_weights_(arguments.control, model, pruning, seed)
+
+    trainer, task = make_search(
+        settings.task, args, pruning, rewind, settings.recipe.to_dict(), change_ if arguments.control else None
     )
     sparsities = (0.0, *sparsity_schedule(pruning))
 

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 import transformers
 from transformers import TrainingArguments
 
-from hf_tickets.cli.cpu import on_cpu
-from hf_tickets.cli.options import training_options
 from hf_tickets.cli.recipe import Recipe
 from hf_tickets.errors import RecipeError
-from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
-from hf_tickets.tasks.registry import FAMILIES, check, prepare, unread_keys
+from hf_tickets.tasks.registry import FAMILIES, check, unread_keys
+from hf_tickets.trainer.arguments import training_arguments
 
 
 @dataclass(frozen=True)
@@ -85,24 +82,10 @@ class Settings:
         Raises:
             RecipeError: TrainingArguments refuses a value.
         """
-        defaults = {"dataloader_pin_memory": torch.cuda.is_available(), "logging_steps": 50}
-        fields = {**defaults, **self.training, "output_dir": str(output_dir), "disable_tqdm": True}
-        known = {option.name for option in training_options()}
-        fields = {name: value for name, value in fields.items() if name in known}
         try:
-            return on_cpu(fields) if fields.get("use_cpu") else TrainingArguments(**fields)
-        except (TypeError, ValueError, ImportError) as error:
-            raise RecipeError(f"{self.recipe.path}: {' '.join(str(error).split())}") from error
-
-    def prepare(self) -> PreparedTask:
-        """Load model and data."""
-        return prepare(self.task)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the task's fields as plain JSON values, without paths of this machine."""
-        fields = vars(self.task)
-        local = {name for name in ("model", "dataset", "tokenizer") if fields[name] and Path(fields[name]).exists()}
-        return {name: Path(value).name if name in local else value for name, value in fields.items()}
+            return training_arguments(self.training, output_dir)
+        except RecipeError as error:
+            raise RecipeError(f"{self.recipe.path}: {error}") from error
 
 
 def leads() -> bool:

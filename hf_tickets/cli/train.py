@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     ticket = Ticket.from_pretrained(arguments.ticket, arguments.sparsity) if arguments.ticket else None
     if ticket is not None and "model" not in overrides:
         settings = _on_base(settings, ticket)
-    described: dict[str, Any] = {"task": settings.describe(), "mask": None}
+    described: dict[str, Any] = {"mask": None}
     args = settings.arguments(settings.output_dir)
     if ticket is not None:
         described["mask"] = ticket.mask.digest
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     sparsity = ticket.sparsity if ticket is not None else 0.0
     with watching(console, current_round=lambda: (0, sparsity)) as watch:
-        result = train_cell(settings.prepare, args, make_ticket, described, watch)
+        result = train_cell(settings.task, args, make_ticket, described, watch=watch)
     console.print(results_table([result], result["metric"]))
     console.print(f"model: {settings.output_dir}", soft_wrap=True)
     return 0

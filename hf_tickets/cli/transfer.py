@@ -1,6 +1,5 @@
 """The `transfer:` section of a recipe: the ticket beside its controls, each trained on the same task."""
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,9 +8,7 @@ from rich.table import Column, Table
 from hf_tickets.analysis.accuracy import save_accuracy_figure
 from hf_tickets.cli.settings import Settings, leads
 from hf_tickets.cli.watch import watching
-from hf_tickets.studies.cell import train_cell
-from hf_tickets.studies.controls import CONTROLS
-from hf_tickets.tasks.base import PreparedTask
+from hf_tickets.studies.cell import train_control
 from hf_tickets.ticket.ticket import Ticket
 
 
@@ -52,17 +49,9 @@ def _rounds(ticket: Ticket) -> dict[str, dict[float, dict[str, Any]]]:
 
 def _train(settings: Settings, ticket: Ticket, control: str, sparsity: float, console: Console) -> dict[str, Any]:
     folder = settings.output_dir / "transfer" / (control if control == "dense" else f"{control}-{sparsity:.4f}")
-    mask = {"control": control}
-    if control != "dense":
-        mask |= {"digest": ticket.at(sparsity).mask.digest}
-    described = {"task": settings.describe(), "mask": mask}
-
-    def make_ticket(task: PreparedTask) -> Ticket | None:
-        return CONTROLS[control](ticket, task.model, sparsity, settings.arguments(folder).seed)
-
     console.print(f"{control}, sparsity {sparsity:.2%}", highlight=False)
     with watching(console, current_round=lambda: (0, sparsity)) as watch:
-        return train_cell(settings.prepare, settings.arguments(Path(folder)), make_ticket, described, watch)
+        return train_control(settings.task, settings.arguments(folder), ticket, control, sparsity, watch)
 
 
 def results_side_by_side(
