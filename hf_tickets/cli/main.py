@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "find",
     "train",
+    "study",
     "inspect",
     "compare",
     "push",

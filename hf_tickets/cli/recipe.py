@@ -35,6 +35,12 @@ class Recipe:
         """Return the section `name` as a recipe: this recipe's values, the section's own in their place."""
         return Recipe(self.path, {**self.values, **self.sections.get(name, {})}, {}, self.description)
 
+    def over(self, values: Mapping[str, Any], sections: Mapping[str, dict[str, Any]] | None = None) -> "Recipe":
+        """Return this recipe with other values, and values of sections, in the place of its own."""
+        names = dict.fromkeys((*self.sections, *(sections or {})))
+        merged = {name: {**self.sections.get(name, {}), **(sections or {}).get(name, {})} for name in names}
+        return Recipe(self.path, {**self.values, **values}, merged, self.description)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what was given as plain values, as a recipe file has them."""
         return {**self.values, **self.sections}
@@ -82,29 +88,67 @@ def load_recipe(
     path = Path(path)
     tables = {name: {**options, **{item.name: item for item in own}} for name, own in (sections or {}).items()}
     top = {**options, _DESCRIPTION.name: _DESCRIPTION}
-    values: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
-    for key, line, written in _read(path).items():
-        if key not in tables:
-            option = _find(top, key, f"{path}:{line}: ", (*top, *tables))
-            values[key] = _convert(written, option, f"{path}:{line}: {key}")
-            continue
-        nested[key] = {}
-        if not written.is_mapping and not written.is_null:
-            raise RecipeError(f"{path}:{line}: {key} is a section: indent its own keys and values below it")
-        for inner_key, inner_line, inner in written.items() if written.is_mapping else ():
-            option = _find(tables[key], inner_key, f"{path}:{inner_line}: {key}.", tables[key])
-            nested[key][inner_key] = _convert(inner, option, f"{path}:{inner_line}: {key}.{inner_key}")
+    values, nested = read_values(read_file(path).items(), path, top, tables)
     for name, text in overrides.items():
         section, dot, key = name.replace("-", "_").rpartition(".")
         if section and section not in tables:
             raise RecipeError(f"--{name}: no section is named {section}{_nearest(section, tables)}")
-        table = tables[section] if section else options
-        option = _find(table, key, f"--{section}{dot}", table)
         target = nested.setdefault(section, {}) if section else values
-        target[key] = _convert(text, option, f"--{section}{dot}{key}")
+        target[key] = override(tables[section] if section else options, key, text, f"--{section}{dot}")
     description = values.pop(_DESCRIPTION.name, "")
     return Recipe(path, values, nested, description)
+
+
+def read_values(
+    entries: Iterable[tuple[str, int, Written]],
+    path: Path,
+    options: Mapping[str, Option],
+    sections: Mapping[str, Mapping[str, Option]],
+    prefix: str = "",
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return what the entries of a mapping say: field → value, and section → field → value.
+
+    Args:
+        entries: Key, line and value of each.
+        path: The file it stands in.
+        options: Name → field that it may have.
+        sections: Name → fields of a section that it may have.
+        prefix: What its keys belong to, such as "pretrain.".
+
+    Raises:
+        RecipeError: A key is unknown, or a value is not of its field's type.
+    """
+    values: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for key, line, item in entries:
+        where = f"{path}:{line}: {prefix}"
+        if key in sections:
+            inner = entries_of(item, f"{where}{key}")
+            nested[key] = read_values(inner, path, sections[key], {}, f"{prefix}{key}.")[0]
+        else:
+            option = _find(options, key, where, (*options, *sections))
+            values[key] = _convert(item, option, f"{where}{key}")
+    return values, nested
+
+
+def entries_of(written: Written, where: str) -> list[tuple[str, int, Written]]:
+    """Return key, line and value of each entry of a section; none where nothing is written.
+
+    Raises:
+        RecipeError: It is no section.
+    """
+    if not written.is_mapping and not written.is_null:
+        raise RecipeError(f"{where} is a section: indent its own keys and values below it")
+    return list(written.items()) if written.is_mapping else []
+
+
+def override(table: Mapping[str, Option], key: str, text: str, before: str = "--") -> Any:
+    """Return what the command line's text means for a field.
+
+    Raises:
+        RecipeError: The key is unknown, or the value is not of its field's type.
+    """
+    return _convert(text, _find(table, key, before, table), f"{before}{key}")
 
 
 def unknown_option(name: str, valid: Iterable[str]) -> RecipeError:
@@ -112,7 +156,12 @@ def unknown_option(name: str, valid: Iterable[str]) -> RecipeError:
     return RecipeError(f"--{name} is not an option{_nearest(name.replace('-', '_'), valid, '--')}")
 
 
-def _read(path: Path) -> Written:
+def read_file(path: Path) -> Written:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        RecipeError: There is none.
+    """
     if path.is_dir():
         raise RecipeError(f"{path}: is a folder; a recipe is a YAML file{_recipe_nearby(path)}")
     if not path.is_file():

@@ -15,21 +15,13 @@ from hf_tickets import __version__
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import unwrap
+from hf_tickets.trainer.incidental import is_incidental
 from hf_tickets.trainer.rewind import RewindConfig
 
 if TYPE_CHECKING:
     from hf_tickets.trainer.trainer import TicketTrainer
 
 LIBRARIES = ("torch", "transformers", "timm", "accelerate", "datasets", "safetensors")
-
-# Training arguments that say where and how to report, save and load, not what is computed.
-_INCIDENTAL_PREFIXES = (
-    "logging_", "log_", "save_", "hub_", "push_to_hub", "report_to", "run_name", "disable_tqdm", "do_",
-    "dataloader_num_workers", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent", "output_dir",
-    "resume_from", "local_rank", "ddp_", "_n_gpu", "n_gpu", "project", "trackio", "eval_accumulation",
-    "per_device_eval", "debug", "skip_memory", "include_num", "deepspeed_plugin", "distributed_state",
-    "restore_callback", "enable_jit", "use_cpu",
-)  # fmt: skip
 
 # What transformers writes into a model's config by itself.
 _INCIDENTAL_CONFIG = ("_name_or_path", "architectures", "problem_type", "transformers_version", "use_cache")
@@ -80,7 +72,7 @@ def significant_arguments(args: Any) -> dict[str, Any]:
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
         default = field.default
-        if default is dataclasses.MISSING or field.name.startswith(_INCIDENTAL_PREFIXES):
+        if default is dataclasses.MISSING or is_incidental(field.name):
             continue
         if field.name == "accelerator_config" and value is not None:
             value = {name: item for name, item in vars(value).items() if item != getattr(AcceleratorConfig(), name)}
