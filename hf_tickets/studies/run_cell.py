@@ -1,6 +1,7 @@
 """One cell of a study: run from its content, in a folder that other processes are kept from."""
 
 import errno
+import logging
 import os
 import traceback
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.arguments import training_arguments
 from hf_tickets.trainer.rewind import RewindConfig
+
+logger = logging.getLogger(__name__)
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -50,6 +53,7 @@ def try_cell(folder: StudyFolder, cell: StudyCell, keep_model: bool = False) -> 
         try:
             (path / "error.json").unlink(missing_ok=True)
             write_json(path / "cell.json", cell.to_dict())
+            logger.info("%s begins", cell.label)
             run_cell(folder, cell, keep_model)
         except Exception as error:  # whatever it is, the other cells go on
             if disk_is_full(error):
@@ -87,6 +91,7 @@ def run_cell(folder: StudyFolder, cell: StudyCell, keep_model: bool = False) -> 
         keep_model: Keep the weights of a training on a target too.
     """
     path = folder.cell(cell)
+    path.mkdir(parents=True, exist_ok=True)
     task = TaskConfig(**cell.task)
     if "base" in cell.needs:
         task = replace(task, model=str(folder.find(cell.needs["base"])), model_revision=None, pretrained=True)
