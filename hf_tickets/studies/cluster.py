@@ -32,6 +32,7 @@ def run_on_ray(plan: Plan, folder: StudyFolder, address: str | None = None) -> d
         raise TicketsError('ray is not installed; install it with: pip install "hf_tickets[ray]"') from error
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default all else on the machine goes before a worker
     cpus, gpus = plan.settings["cpus_per_cell"], plan.settings["gpus_per_cell"]
     threads = {name: str(cpus) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     local: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": _STORE}

@@ -120,13 +120,14 @@ class _Planner:
     def _first_alike(self, source: str, round: int) -> StudyCell:
         """Return the search of the first source with the same weights in scope, and this round's sparsity."""
 
-        def base(name: str) -> tuple[Any, ...]:
-            pruning = self.study.sources[name].pruning
+        def weights(name: str) -> tuple[Any, ...]:
+            pruning, family = self.study.sources[name].pruning, self.study.sources[name].task.family
             rungs = sparsity_schedule(pruning)
             rung = rungs[round - 1] if round <= len(rungs) else None
-            return self.study.base_of(name), pruning.scope, pruning.target_modules, pruning.exclude_modules, rung
+            scope = (family, pruning.scope, pruning.target_modules, pruning.exclude_modules)  # a head may lack a pooler
+            return self.study.base_of(name), scope, rung
 
-        first = next(name for name in self.study.sources if base(name) == base(source))
+        first = next(name for name in self.study.sources if weights(name) == weights(source))
         return self._search(first, self.study.config.search_seeds[0])
 
     def _add(self, cell: StudyCell) -> str:
