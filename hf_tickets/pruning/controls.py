@@ -3,11 +3,18 @@
 A control changes either the mask or the weights under it, never both.
 """
 
+# Masks with a share of their entries flipped.
+FLIPPED = {"flipped_01": 0.01, "flipped_02": 0.02, "flipped_05": 0.05}
+
 MASK_CONTROLS = {
     "random": "as many weights as the ticket keeps, drawn at random over all layers",
     "random_layerwise": "as many weights in each layer as the ticket keeps there, drawn at random",
     "oneshot": "θ0 pruned once by magnitude, without any training",
     "reverse": "the weights that the ticket prunes, in place of those that it keeps",
+    **{
+        name: f"the ticket with {share:.0%} of its entries flipped, half of them pruned and half restored"
+        for name, share in FLIPPED.items()
+    },
 }
 
 WEIGHT_CONTROLS = {

@@ -29,6 +29,9 @@ class StudyConfig:
     sparsities: list[float] | None = field(
         default=None, metadata=_help("Sparsities to train at, each a round of every search. Default: all rounds.")
     )
+    control_sparsities: list[float] | None = field(
+        default=None, metadata=_help("Those of the sparsities to train controls at, the ticket aside. Default: all.")
+    )
     controls: list[str] = field(
         default_factory=lambda: ["ticket", "random", "dense"], metadata=_help("Masks and weights to train and compare.")
     )
@@ -51,13 +54,16 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if self.pairs not in PAIRS:
             raise RecipeError(f"pairs must be one of {', '.join(PAIRS)}, not {self.pairs!r}")
-        for name in ("controls", "seeds", "search_seeds", "sparsities"):
+        for name in ("controls", "seeds", "search_seeds", "sparsities", "control_sparsities"):
             _check_list(name, getattr(self, name))
         for name in ("seeds", "search_seeds"):
             if any(not 0 <= seed < 2**32 for seed in getattr(self, name)):
                 raise RecipeError(f"{name}: {getattr(self, name)} are not seeds of 0 or more")
         if any(not 0 < sparsity < 1 for sparsity in self.sparsities or ()):
             raise RecipeError(f"sparsities: {self.sparsities} do not lie between 0 and 1")
+        odd = sorted(set(self.control_sparsities or ()) - set(self.sparsities or self.control_sparsities or ()))
+        if odd:
+            raise RecipeError(f"control_sparsities: {odd[0]:g} is not among the sparsities")
         if self.margin <= 0:
             raise RecipeError(f"margin: {self.margin} is not above 0")
         if self.cpus_per_cell < 1 or self.gpus_per_cell < 0:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from hf_tickets.errors import PruningError, RecipeError, TicketMismatchError
 from hf_tickets.pruning import shuffling
 from hf_tickets.pruning.config import PruningConfig
-from hf_tickets.pruning.controls import WEIGHT_CONTROLS
+from hf_tickets.pruning.controls import FLIPPED, WEIGHT_CONTROLS
 from hf_tickets.pruning.initialisation import drawn_anew
 from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune_parts
 from hf_tickets.pruning.scope import prunable_weights
+from hf_tickets.studies.perturbation import flipped
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.matching import canonical_parameters
 from hf_tickets.ticket.names import canonical
@@ -144,6 +145,23 @@ def shuffled_elements(ticket: Ticket, model: nn.Module, sparsity: float, seed: i
     return _traded(ticket, model, sparsity, seed, "shuffled_elements", shuffling.shuffled_elements)
 
 
+def flips(share: float, name: str) -> Callable[[Ticket, nn.Module, float, int], Ticket]:
+    """Return the control whose mask has a share of its entries flipped, at the same sparsity (CV tickets).
+
+    Args:
+        share: Share of all entries, 0 to 1; half of them prune and half restore.
+        name: The control's name.
+    """
+
+    def flipped_ticket(ticket: Ticket, model: nn.Module, sparsity: float, seed: int) -> Ticket:
+        _whole(ticket, model)
+        mask = ticket.at(sparsity).mask
+        made = {"name": name, "seed": seed, "of_mask": mask.digest}
+        return Ticket(flipped(mask, share, seed), _origin(ticket, _scope(ticket), made))
+
+    return flipped_ticket
+
+
 CONTROLS: dict[str, Callable[[Ticket, nn.Module, float, int], Ticket | None]] = {
     "ticket": found,
     "random": random,
@@ -155,6 +173,7 @@ CONTROLS: dict[str, Callable[[Ticket, nn.Module, float, int], Ticket | None]] = 
     "reinitialised_prunable": reinitialised_prunable,
     "shuffled": shuffled,
     "shuffled_elements": shuffled_elements,
+    **{name: flips(share, name) for name, share in FLIPPED.items()},
 }
 
 

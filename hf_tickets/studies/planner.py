@@ -30,7 +30,7 @@ def make_plan(study: Study) -> Plan:
                 planner.add_dense(source, target, seed)
     for source, target in study.pairs():
         for control in (name for name in study.config.controls if name != "dense"):
-            for wanted, round in study.wanted(source):
+            for wanted, round in study.wanted(source, control):
                 for seed in study.config.seeds:
                     planner.add_training(source, target, control, wanted, round, seed)
     return planner.plan

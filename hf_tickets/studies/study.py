@@ -80,13 +80,15 @@ class Study:
         bases = [self.base_of(name) for name in self.sources]
         return all(base == bases[0] for base in bases)
 
-    def wanted(self, name: str) -> list[tuple[float, int]]:
-        """Return each sparsity to train a source's tickets at, with the number of the round that reaches it."""
-        rungs = sparsity_schedule(self.sources[name].pruning)
-        if self.config.sparsities is None:
-            return [(rung, index) for index, rung in enumerate(rungs, start=1)]
+    def wanted(self, name: str, control: str = "ticket") -> list[tuple[float, int]]:
+        """Return each sparsity to train a source's tickets or a control at, and the number of the round of each."""
         pruning = self.sources[name].pruning
-        return [(value, rung_near(pruning, value, f"sparsities: {name}")) for value in self.config.sparsities]
+        sparsities = self.config.sparsities
+        if control != "ticket" and self.config.control_sparsities is not None:
+            sparsities = self.config.control_sparsities
+        if sparsities is None:
+            return [(rung, index) for index, rung in enumerate(sparsity_schedule(pruning), start=1)]
+        return [(value, rung_near(pruning, value, f"sparsities: {name}")) for value in sparsities]
 
 
 def check_study(study: Study) -> None:
@@ -101,6 +103,7 @@ def check_study(study: Study) -> None:
     _check_bases(study)
     for name in study.sources:
         study.wanted(name)
+        study.wanted(name, "random")
     if study.config.pairs == "same" and set(study.targets) - set(study.sources):
         names = ", ".join(sorted(set(study.targets) - set(study.sources)))
         raise RecipeError(f"targets: no source is named {names}, and pairs: same needs one of each target's name")

@@ -230,7 +230,7 @@ def test_shipped_recipes_are_valid() -> None:
     from hf_tickets.pruning.config import PruningConfig
 
     files = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
-    recipes = [path for path in files if path.parent.name != "accelerate"]
+    recipes = [path for path in files if path.parent.name != "accelerate" and "\nsources:" not in path.read_text()]
     assert {path.name for path in recipes} >= {"quickstart.yaml", "glue.yaml", "classification.yaml"}
     for path in recipes:
         recipe = load_recipe(path, {}, recipe_options(), SECTIONS)

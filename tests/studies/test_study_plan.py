@@ -142,3 +142,36 @@ def test_sources_of_different_models_must_say_so(tmp_path: Path) -> None:
     dense = [m for m in plan(tmp_path, said).measurements if m.kind == "training" and m.control == "dense"]
     assert {(m.source, m.target) for m in dense} == {(a, b) for a in ("low", "high") for b in ("low", "high")}
     assert len({m.cell for m in dense}) == 4
+
+
+SHIPPED = sorted(path for path in RECIPES.rglob("*.yaml") if "\nsources:" in path.read_text())
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_shipped_study_can_be_planned(path: Path) -> None:
+    study = load_study(path, {})
+    planned = make_plan(study)
+    assert study.description
+    assert study.config.output_dir.startswith("runs/")
+    assert {m.source for m in planned.measurements if m.kind == "search"} == set(study.sources)
+    assert {m.target for m in planned.measurements if m.kind == "training"} == set(study.targets)
+    assert {m.control for m in planned.measurements if m.kind == "training"} <= set(study.config.controls)
+
+
+def test_the_papers_studies_are_shipped_with_small_ones() -> None:
+    names = {f"{path.parent.name}/{path.stem}" for path in SHIPPED}
+    bert, vision = ("table2", "figure2", "rewinding", "overlap"), ("figure3", "dense_tasks", "mask_similarity")
+    assert names >= {f"bert/{size}{name}" for name in bert for size in ("", "small_")}
+    assert names >= {f"vision/{size}{name}" for name in (*vision, "perturbation") for size in ("", "small_")}
+    assert names >= {"vision/resnet152", "vision/small_resnets", "recipes/small_study"}
+
+
+def test_figure_2_has_the_papers_cells() -> None:
+    """11 tickets on 11 tasks over 3 seeds, of which a search's round is one; the dense models of round 0 likewise."""
+    planned = make_plan(load_study(RECIPES / "bert" / "figure2.yaml", {}))
+    rows = [m for m in planned.measurements if m.kind == "training"]
+    assert len([m for m in rows if m.control == "ticket"]) == 11 * 11 * 3
+    assert len([m for m in rows if m.control == "dense"]) == 11 * 3
+    assert len([cell for cell in planned.cells.values() if cell.kind == "find"]) == 11
+    own = [m for m in rows if m.source == m.target and m.control == "ticket" and m.seed == 1]
+    assert {m.source for m in own if m.round == 7} == {m.source for m in own} - {"mlm"}  # it is trained longer there
