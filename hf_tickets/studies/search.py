@@ -1,7 +1,9 @@
 """The search for a ticket on a task, from what a recipe says of it."""
 
+from collections.abc import Callable
 from typing import Any
 
+from torch import nn
 from transformers import TrainingArguments
 
 from hf_tickets.errors import RecipeError
@@ -18,7 +20,12 @@ _NEAR = 0.01  # a rung is a whole number of weights, so in a small model only ne
 
 
 def make_search(
-    config: TaskConfig, args: TrainingArguments, pruning: PruningConfig, rewind: RewindConfig, recipe: dict[str, Any]
+    config: TaskConfig,
+    args: TrainingArguments,
+    pruning: PruningConfig,
+    rewind: RewindConfig,
+    recipe: dict[str, Any],
+    change_: Callable[[nn.Module], dict[str, Any]] | None = None,
 ) -> tuple[TicketTrainer, PreparedTask]:
     """Load model and data, and return the trainer that finds the ticket, with the task it finds it on.
 
@@ -28,6 +35,8 @@ def make_search(
         pruning: How masks are chosen.
         rewind: What is rewound.
         recipe: All of these as plain values, for the ticket's provenance.
+        change_: Puts other weights than the base model's into the model to start from, and returns what the ticket's
+            config says of that control.
     """
     task = prepare(config)
     described = {**task.provenance, "metric": task.metric, "greater_is_better": task.greater_is_better}
@@ -37,6 +46,8 @@ def make_search(
     elif config.model_revision is not None:
         provenance["base_model_revision"] = cached_commit(config.model, config.model_revision)
     args = task.adapt_(args)
+    if change_ is not None:
+        provenance["control"] = change_(task.model)
     trainer = TicketTrainer(
         model=task.model,
         args=args,

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hf_tickets.cli.cpu import on_cpu
 from launching import given, record
 from sklearn.datasets import load_digits
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import BertForSequenceClassification, TrainerCallback, TrainingArguments
 
 from hf_tickets import PruningConfig, TicketTrainer
-from hf_tickets.cli.cpu import on_cpu
 from hf_tickets.trainer.weights import save_weights
 
 SPARSITIES = (0.5, 0.75)
