@@ -18,8 +18,8 @@ class TaskConfig:
 
     family: str = field(
         metadata=_help(
-            "Task family: text-classification, image-classification, object-detection, semantic-segmentation, "
-            "simclr or moco."
+            "Task family: text-classification, question-answering, image-classification, object-detection, "
+            "semantic-segmentation, simclr or moco."
         )
     )
     model: str = field(metadata=_help("Model: Hub id, local folder, or (images) the name of a timm architecture."))
@@ -28,7 +28,7 @@ class TaskConfig:
         metadata=_help(
             "GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli. "
             "Sets dataset, columns, labels and metrics.",
-            modality="text",
+            modality="text-classification",
         ),
     )
     model_revision: str | None = field(default=None, metadata=_help("Branch, tag or commit of the model on the Hub."))
@@ -73,7 +73,11 @@ class TaskConfig:
     )
     text_columns: list[str] | None = field(
         default=None,
-        metadata=_help("One or two columns of text. Default: text, or the only one.", modality="text"),
+        metadata=_help(
+            "One or two columns of text; in question answering those of question and context. "
+            "Default: text, or the only one; question and context.",
+            modality="text",
+        ),
     )
     image_column: str | None = field(
         default=None, metadata=_help("Column of images. Default: the only one.", modality="image")
@@ -81,8 +85,8 @@ class TaskConfig:
     label_column: str | None = field(
         default=None,
         metadata=_help(
-            "Column of labels; of objects in detection, of masks in segmentation. "
-            "Default: label, labels, or the only column of classes; objects; the only other column of images."
+            "Column of labels; of objects in detection, of masks in segmentation, of answers in question answering. "
+            "Default: label, labels, or the only column of classes; objects; the only other column of images; answers."
         ),
     )
     labels: list[str | int] | None = field(
@@ -96,12 +100,47 @@ class TaskConfig:
         default=None,
         metadata=_help(
             "single_label_classification or regression. Default: regression where labels are floats.",
+            modality="text-classification",
+        ),
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata=_help(
+            "Longest input, in tokens; what is longer is cut, in question answering into windows. "
+            "Default: 128; 384 in question answering.",
             modality="text",
         ),
     )
-    max_length: int = field(
+    stride: int = field(
         default=128,
-        metadata=_help("Longest input, in tokens; what is longer is cut.", modality="text"),
+        metadata=_help(
+            "Tokens of a context that two windows of it have in common.",
+            modality="question-answering",
+        ),
+    )
+    n_best: int = field(
+        default=20,
+        metadata=_help(
+            "Likeliest starts and ends of an answer in a window that are tried together.",
+            modality="question-answering",
+        ),
+    )
+    max_answer_length: int = field(
+        default=30, metadata=_help("Longest answer that is given, in tokens.", modality="question-answering")
+    )
+    unanswerable: bool | None = field(
+        default=None,
+        metadata=_help(
+            "Whether the context may hold no answer (SQuAD v2). Default: whether the data has such questions.",
+            modality="question-answering",
+        ),
+    )
+    null_threshold: float = field(
+        default=0.0,
+        metadata=_help(
+            "No answer is given where its score, the sum of two logits, exceeds the best answer's by more than this.",
+            modality="question-answering",
+        ),
     )
     image_size: int | None = field(
         default=None,

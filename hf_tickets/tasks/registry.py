@@ -27,12 +27,15 @@ FAMILIES = {
     "semantic-segmentation": Family("hf_tickets.tasks.segmentation", "image", ("semantic-segmentation",)),
     "moco": Family("hf_tickets.tasks.self_supervised", "image", ("self-supervised", "moco")),
     "simclr": Family("hf_tickets.tasks.self_supervised", "image", ("self-supervised",)),
-    "text-classification": Family("hf_tickets.tasks.text_classification", "text"),
+    "question-answering": Family("hf_tickets.tasks.question_answering", "text", ("question-answering",)),
+    "text-classification": Family("hf_tickets.tasks.text_classification", "text", ("text-classification",)),
 }
 
 
 _POSITIVE = (
     "max_length",
+    "n_best",
+    "max_answer_length",
     "image_size",
     "maximum_training_examples",
     "maximum_evaluation_examples",

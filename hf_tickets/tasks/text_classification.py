@@ -5,19 +5,20 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from hf_tickets.errors import DataError, RecipeError
-from hf_tickets.quiet import quiet_transformers
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.glue import GLUE, HUB_ID, GlueTask
 from hf_tickets.tasks.labels import Labels, find_labels, label_column, require_column
 from hf_tickets.tasks.metrics import ComputeMetrics
-from hf_tickets.tasks.models import LOAD_ERRORS, label_names, load_model, require_model
+from hf_tickets.tasks.models import label_names, load_model
 from hf_tickets.tasks.nearest import nearest
-from hf_tickets.tasks.sources import Source, load_source, one_line, sample
+from hf_tickets.tasks.sources import Source, load_source, sample
+from hf_tickets.tasks.tokenization import check_texts, check_vocabulary, fit_tokenizer, load_tokenizer
 
+_MAX_LENGTH = 128
 _PROBLEM_TYPES = ("single_label_classification", "regression")
 
 
@@ -40,8 +41,9 @@ def prepare(config: TaskConfig) -> PreparedTask:
         config.labels,
     )
     columns = config.text_columns or (list(glue.columns) if glue else _guess_columns(train, column, source.name))
-    tokenizer, model = _tokenizer_and_model(config, labels)
-    tokenize = _Tokenize(tokenizer, columns, config.max_length, model.config.get_text_config().vocab_size)
+    max_length = config.max_length or _MAX_LENGTH
+    tokenizer, model = _tokenizer_and_model(config, labels, max_length)
+    tokenize = _Tokenize(tokenizer, columns, max_length, model.config.get_text_config().vocab_size)
 
     def encode(split: datasets.Dataset, name: str, maximum: int | None) -> datasets.Dataset:
         return _encode(split, name, labels, tokenize, maximum)
@@ -71,7 +73,7 @@ def prepare(config: TaskConfig) -> PreparedTask:
             "text_columns": columns,
             "label_column": column,
             "labels": list(labels.names) or None,
-            "max_length": config.max_length,
+            "max_length": max_length,
             "training_examples": len(train_dataset),
             "evaluation_examples": [len(dataset) for dataset in evaluation_datasets.values()],
             "task_seed": config.task_seed,
@@ -132,31 +134,14 @@ def _guess_columns(train: datasets.Dataset, label: str, dataset: str) -> list[st
     return texts
 
 
-def _tokenizer_and_model(config: TaskConfig, labels: Labels) -> tuple[Any, Any]:
-    name = config.tokenizer or config.model
-    require_model(config.model)
-    try:
-        with quiet_transformers():
-            revision = config.model_revision if config.tokenizer is None else None
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
-    except LOAD_ERRORS as error:
-        raise DataError(f"tokenizer {name} cannot be loaded: {one_line(error)}") from error
+def _tokenizer_and_model(config: TaskConfig, labels: Labels, max_length: int) -> tuple[Any, Any]:
+    tokenizer = load_tokenizer(config)
     if labels.regression:
         head: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
     else:
         head = {**label_names(labels.names), "problem_type": "single_label_classification"}
     model: Any = load_model(config, AutoModelForSequenceClassification, **head)
-    limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
-    longest = min(limit for limit in limits if limit is not None)
-    if config.max_length > longest:
-        raise DataError(
-            f"max_length: {config.max_length} is more than the {longest} tokens of {config.model}; give {longest}"
-        )
-    if tokenizer.pad_token is None:
-        # decoders such as GPT-2 have no padding of their own; attention masks hide what is chosen here
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    fit_tokenizer(tokenizer, model, config.model, max_length)
     return tokenizer, model
 
 
@@ -169,17 +154,10 @@ class _Tokenize:
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int], where: str) -> dict[str, Any]:
         for column in self.columns:
-            for row, value in zip(rows, batch[column], strict=True):
-                if not isinstance(value, str):
-                    raise DataError(f"{where}, row {row}: column {column} holds {value!r}, not a text")
+            check_texts(batch[column], rows, column, where)
         texts = [batch[column] for column in self.columns]
         tokens = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
-        highest = max((max(ids, default=0) for ids in tokens["input_ids"]), default=0)
-        if highest >= self.vocabulary:
-            raise DataError(
-                f"the tokenizer yields token {highest}, but the model knows {self.vocabulary}: "
-                "set tokenizer to the one the model was trained with"
-            )
+        check_vocabulary(tokens["input_ids"], self.vocabulary)
         return dict(tokens)
 
 

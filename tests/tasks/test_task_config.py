@@ -41,7 +41,7 @@ def test_tasks_know_nothing_of_pruning() -> None:
     ("config", "message"),
     [
         (TaskConfig("text-clasification", "x"), "nearest: text-classification"),
-        (TaskConfig("image-classification", "x", task="rte"), "task: only text tasks"),
+        (TaskConfig("image-classification", "x", task="rte"), "task: only text-classification tasks"),
         (TaskConfig("text-classification", "x", image_size=3), "image_size: only image tasks"),
         (TaskConfig("text-classification", "x", task="stbs"), "nearest: stsb"),
         (TaskConfig("text-classification", "x", max_length=0), "max_length: 0"),
