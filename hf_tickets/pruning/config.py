@@ -23,13 +23,20 @@ class PruningConfig:
         amount_of: "remaining": share of the weights that are left; "original": share of all weights in scope.
         rounds: Number of pruning rounds; each gives one sparsity. Ignored when `sparsities` is given.
         sparsities: Explicit rising list of sparsities, one a round, instead of `amount` and `rounds`.
-        criterion: Name of the score; the lowest scores are pruned ("magnitude", "random").
+        criterion: Name of the score; the lowest scores are pruned ("magnitude", "random", or of first order, from the
+            gradients of the training before: "snip", "movement").
         distribution: How sparsity is spread over layers ("global", "uniform", "erk").
         scope: "backbone": weights of the pre-trained backbone; "model": heads may be pruned too.
         target_modules: Module names to prune instead of the default set: a list of suffixes, or one regular
             expression that matches whole names.
         exclude_modules: Module names never pruned, in the same two forms.
         pruning_seed: Seed of criteria that draw at random.
+        early_bird_distance: End a round's training once the masks that could be drawn from it have settled: when
+            their distance, the share of weights in which two in a row differ, has stayed below this (default: never;
+            Early-Bird Tickets, You et al. 2020, arXiv 1909.11957, and EarlyBERT take 0.1). The last round is trained
+            in full.
+        early_bird_window: How many distances in a row must be below it.
+        early_bird_steps: Optimizer steps from one such mask to the next (default: an epoch).
 
     Raises:
         PruningError: A value is of another type, out of range, or not a known name.
@@ -45,7 +52,9 @@ class PruningConfig:
         default=None,
         metadata={"help": "explicit rising sparsities, one a round, instead of amount and rounds"},
     )
-    criterion: str = field(default="magnitude", metadata={"help": "score of a weight: magnitude or random"})
+    criterion: str = field(
+        default="magnitude", metadata={"help": "score of a weight: magnitude, random, snip or movement"}
+    )
     distribution: str = field(
         default="global",
         metadata={"help": "how sparsity is spread over layers: global, uniform or erk"},
@@ -64,6 +73,16 @@ class PruningConfig:
         default=None, metadata={"help": "modules never pruned: name suffixes, or one regular expression"}
     )
     pruning_seed: int = field(default=0, metadata={"help": "seed of criteria that draw at random"})
+    early_bird_distance: float | None = field(
+        default=None,
+        metadata={"help": "end a round once masks drawn in a row differ in less than this share; the paper's: 0.1"},
+    )
+    early_bird_window: int = field(
+        default=5, metadata={"help": "how many such distances in a row must be below early_bird_distance"}
+    )
+    early_bird_steps: int | None = field(
+        default=None, metadata={"help": "steps from one such mask to the next; an epoch by default"}
+    )
 
     def __post_init__(self) -> None:
         from hf_tickets.pruning.criteria import CRITERIA  # here: this module is read without torch
@@ -87,6 +106,11 @@ class PruningConfig:
             self.rounds = len(self.sparsities)
         if self.rounds < 0:
             raise PruningError(f"rounds must be 0 or more, not {self.rounds}")
+        if self.early_bird_distance is not None and not 0 < self.early_bird_distance <= 1:
+            raise PruningError(f"early_bird_distance must be above 0 and at most 1, not {self.early_bird_distance}")
+        for name in ("early_bird_window", "early_bird_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise PruningError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if not 0 < self.amount < 1:
             raise PruningError(f"amount must lie between 0 and 1, not {self.amount}")
         if self.sparsities is None and self.amount_of == "original" and self.amount * self.rounds > 1 - 1e-9:
@@ -99,8 +123,10 @@ class PruningConfig:
         # Configs come from recipes and from other people's tickets, so a wrong type is an ordinary mistake.
         for name in ("amount_of", "criterion", "distribution", "scope"):
             self._check(name, isinstance(getattr(self, name), str), "a name")
-        for name in ("rounds", "pruning_seed"):
+        for name in ("rounds", "pruning_seed", "early_bird_window"):
             self._check(name, isinstance(getattr(self, name), int), "a whole number")
+        self._check("early_bird_steps", isinstance(self.early_bird_steps, (int, type(None))), "a whole number")
+        self._check("early_bird_distance", isinstance(self.early_bird_distance, (Real, type(None))), "a number")
         self._check("amount", isinstance(self.amount, Real), "a number")
         self._check("sparsities", self.sparsities is None or _all_are(self.sparsities, Real), "a list of numbers")
         for name in ("target_modules", "exclude_modules"):

@@ -2,6 +2,9 @@
 
 A criterion is one function from a `Block` of consecutive weights to as many scores; register it in `CRITERIA`.
 Working block by block keeps memory flat, and makes scores independent of how a model is cut over processes.
+
+A criterion of first order ranks by what a training added up from weights and gradients, step by step; what a step adds
+is one more function, in `FIRST_ORDER`.
 """
 
 import hashlib
@@ -10,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from hf_tickets.errors import PruningError
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Block:
         start: Flat index of the first of them in the parameter.
         step: Flat distance from one to the next.
         seed: Seed for criteria that draw at random.
+        accumulated: What a criterion of first order added up for each weight, shape (n,); None without a training.
     """
 
     name: str
@@ -29,6 +35,7 @@ class Block:
     start: int
     step: int
     seed: int
+    accumulated: Tensor | None = None
 
     @property
     def indices(self) -> Tensor:
@@ -50,7 +57,39 @@ def random(block: Block) -> Tensor:
     return _scramble(block.indices + origin) >> 34
 
 
-CRITERIA: dict[str, Callable[[Block], Tensor]] = {"magnitude": magnitude, "random": random}
+def accumulated(block: Block) -> Tensor:
+    """What the steps of a training added up.
+
+    Raises:
+        PruningError: There was no training that added anything up.
+    """
+    if block.accumulated is None:
+        raise PruningError(
+            "a criterion of first order ranks by what a training adds up: prune with TicketTrainer or "
+            "PruningCallback, or give prune what an Accumulation holds"
+        )
+    return block.accumulated
+
+
+CRITERIA: dict[str, Callable[[Block], Tensor]] = {
+    "magnitude": magnitude,
+    "random": random,
+    "snip": accumulated,
+    "movement": accumulated,
+}
+
+
+def sensitivity(weights: Tensor, gradients: Tensor) -> Tensor:
+    """|w · g|: how much the loss would change without the weight (SNIP, Lee et al. 2019, arXiv 1810.02340)."""
+    return (weights * gradients).abs()
+
+
+def movement(weights: Tensor, gradients: Tensor) -> Tensor:
+    """−w · g: positive where the weight moves away from zero (Sanh et al. 2020, arXiv 2005.07683)."""
+    return -(weights * gradients)
+
+
+FIRST_ORDER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"snip": sensitivity, "movement": movement}
 
 
 def _scramble(values: Tensor) -> Tensor:

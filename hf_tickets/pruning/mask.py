@@ -127,6 +127,17 @@ class Mask(Mapping[str, Tensor]):
         union = (self | other).kept
         return (self & other).kept / union if union else 1.0
 
+    def distance(self, other: "Mask") -> float:
+        """Share of the weights that one mask keeps and the other prunes (normalised Hamming distance), 0 to 1.
+
+        Args:
+            other: A mask over the same weights.
+
+        Raises:
+            PruningError: The masks are over other weights.
+        """
+        return self._combine(other, torch.logical_xor).kept / max(1, self.numel)
+
     def to(self, device: torch.device | str) -> "Self":
         """Return the mask on a device."""
         if all(value.device == torch.device(device) for value in self.values()):

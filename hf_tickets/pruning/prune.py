@@ -31,6 +31,7 @@ def prune(
     config: PruningConfig | None = None,
     mask: Mask | None = None,
     sparsity: float | None = None,
+    accumulated: Mapping[str, Tensor] | None = None,
 ) -> Mask:
     """Choose which weights of a model to keep; the model is not changed.
 
@@ -43,13 +44,15 @@ def prune(
         mask: Mask so far: what it prunes stays pruned, and is told by the mask, not by being zero.
         sparsity: Share of the weights in scope to be pruned in all, at least 0 and below 1 (default: the next
             of the config's schedule).
+        accumulated: For a criterion of first order, what a training added up for each weight (`Accumulation.sums`).
 
     Returns:
         The mask, on the weights' devices, named relative to the backbone.
 
     Raises:
         PruningError: Nothing is in scope, a weight is NaN or infinite or of another type than float32, bfloat16
-            and float16 (the message names the parameter), or the sparsity is out of range or below the mask's.
+            and float16 (the message names the parameter), the sparsity is out of range or below the mask's, or nothing
+            is accumulated for a criterion of first order.
 
     Example:
         >>> mask = prune(nn.Linear(10, 10), sparsity=0.3)
@@ -67,7 +70,8 @@ def prune(
     if sparsity is None:
         sparsity = _next_sparsity(config, mask)
     before = {name: cut(kept, weights[name]) for name, kept in mask.items()} if mask is not None else None
-    parts = prune_parts(weights, config, sparsity, before, mask.kept_by_layer if mask is not None else None)
+    kept = mask.kept_by_layer if mask is not None else None
+    parts = prune_parts(weights, config, sparsity, before, kept, accumulated)
     return Mask({name: assemble(part, weights[name]) for name, part in parts.items()})
 
 
@@ -78,6 +82,7 @@ def prune_parts(
     sparsity: float,
     before: Mapping[str, Tensor] | None = None,
     kept: Mapping[str, int] | None = None,
+    accumulated: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Choose which weights to keep where they are spread over processes; none holds more of the mask than its part.
 
@@ -87,6 +92,7 @@ def prune_parts(
         sparsity: Share of the weights to be pruned in all, at least 0 and below 1.
         before: This process's part of the mask so far (`shards.cut`).
         kept: How many weights of each layer the whole mask so far keeps.
+        accumulated: What was added up for this process's part of each weight.
 
     Returns:
         This process's part of each layer's mask.
@@ -97,11 +103,13 @@ def prune_parts(
     for name, weight in weights.items():
         if weight.dtype not in _DTYPES:
             raise PruningError(f"{name} is {weight.dtype}; prune the model in float32, bfloat16 or float16")
+        if accumulated is not None and (name not in accumulated or accumulated[name].shape != local(weight).shape):
+            raise PruningError(f"accumulated holds nothing of the shape of {name}: it belongs to another model")
     shapes = {name: tuple(whole_shape(weight)) for name, weight in weights.items()}
     pruned = {name: prod(shape) - kept[name] if kept else 0 for name, shape in shapes.items()}
     result: dict[str, Tensor] = {}
     for group in allocate(config.distribution, shapes, sparsity, pruned):
-        ranking = _Ranking({name: weights[name] for name in group.names}, config, before)
+        ranking = _Ranking({name: weights[name] for name in group.names}, config, before, accumulated)
         result |= ranking.keep(group)
     return {name: result[name] for name in weights}
 
@@ -123,7 +131,11 @@ class _Ranking:
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], config: PruningConfig, before: Mapping[str, Tensor] | None
+        self,
+        weights: Mapping[str, Tensor],
+        config: PruningConfig,
+        before: Mapping[str, Tensor] | None,
+        accumulated: Mapping[str, Tensor] | None,
     ) -> None:
         self._parts = {name: local(weight).detach() for name, weight in weights.items()}
         self._weights = {name: part.reshape(-1) for name, part in self._parts.items()}
@@ -133,6 +145,7 @@ class _Ranking:
         self._criterion = CRITERIA[config.criterion]
         self._seed = config.pruning_seed
         self._before = {name: part.reshape(-1) for name, part in before.items()} if before is not None else None
+        self._accumulated = {name: sums.reshape(-1) for name, sums in (accumulated or {}).items()}
 
     def keep(self, group: Group) -> dict[str, Tensor]:
         """Return this process's part of the mask that prunes exactly as many weights as the group says."""
@@ -214,11 +227,13 @@ class _Ranking:
 
     def _block_keys(self, name: str, where: slice) -> Tensor:
         first = self._first[name]
-        block = Block(name, self._weights[name][where], first + where.start, where.step or 1, self._seed)
+        sums = self._accumulated[name][where] if self._accumulated else None
+        block = Block(name, self._weights[name][where], first + where.start, where.step or 1, self._seed, sums)
         scores = self._criterion(block)
         keys = order_keys(scores)
-        # Scores that are floats are NaN where weights are; whole numbers, such as random ones, hide it.
-        if not (all_finite(keys) and (scores.is_floating_point() or bool(block.weights.isfinite().all()))):
+        # Scores that are floats are NaN where weights are; whole numbers, such as random ones, and sums hide it.
+        shows_nan = scores.is_floating_point() and sums is None
+        if not (all_finite(keys) and (shows_nan or bool(block.weights.isfinite().all()))):
             raise PruningError(f"{name} holds NaN or infinity: the training diverged; nothing was pruned")
         if self._before is not None:
             kept = self._before[name][where].to(keys.device)

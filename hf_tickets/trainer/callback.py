@@ -10,12 +10,14 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_tickets.errors import PruningError, RunFolderError
 from hf_tickets.pruning.config import PruningConfig
+from hf_tickets.pruning.criteria import FIRST_ORDER
 from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.ticket.config import CONFIG_FILE, TicketConfig
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.checkpoints import save_beside
+from hf_tickets.trainer.first_order import FirstOrder
 from hf_tickets.trainer.holder import MaskHolder, checkpoint_folder
 
 
@@ -60,7 +62,12 @@ class PruningCallback(MaskHolder):
                 f"the ticket's sparsity {self._given.sparsity:.4f} is above {first:.4f}, the first of the schedule; "
                 "give sparsities that go on from the ticket's"
             )
+        if pruning is not None and pruning.early_bird_distance is not None:
+            raise PruningError(
+                "early_bird_distance ends rounds of a search; PruningCallback prunes within one training"
+            )
         self.pruning = pruning
+        self.first_order = FirstOrder(pruning) if pruning is not None and pruning.criterion in FIRST_ORDER else None
         self.start = start
         self.end = end
 
@@ -72,13 +79,22 @@ class PruningCallback(MaskHolder):
         self.ticket = self._given  # and not what an earlier training reached
         if state.global_step > 0:
             self._resume(checkpoint_folder(args, state), state)
+        if self.first_order is not None:
+            self.first_order.on_train_begin(args, state, control, **kwargs)
         super().on_train_begin(args, state, control, **kwargs)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.first_order is not None:
+            self.first_order.on_pre_optimizer_step(args, state, control, **kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         sparsity = self._pruning_steps(state.max_steps).get(state.global_step)
         if sparsity is None or self.pruning is None:
             return
-        mask = prune(kwargs["model"], self.pruning, self.mask, sparsity)
+        sums = self.first_order.sums if self.first_order is not None else None
+        mask = prune(kwargs["model"], self.pruning, self.mask, sparsity, sums)
         if self.ticket is None:
             self.ticket = Ticket(mask, TicketConfig(pruning=self.pruning.to_dict()))
         else:
@@ -88,6 +104,8 @@ class PruningCallback(MaskHolder):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = checkpoint_folder(args, state)
         self._save(folder, state)
+        if self.first_order is not None and state.is_world_process_zero and folder.is_dir():
+            self.first_order.save_state(folder)
         if self.ticket is None and state.is_world_process_zero:
             # An earlier training in the same output_dir may have left one here.
             (folder / CONFIG_FILE).unlink(missing_ok=True)

@@ -59,6 +59,18 @@ def lies_in(ticket: Ticket, folder: Path) -> bool:
         return False  # there is none, or not a whole one
 
 
+class KeepsState(TrainerCallback):
+    """A callback with more to save than the plain values of an `ExportableState`."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write it into a checkpoint that is not marked as whole yet.
+
+        Args:
+            folder: The checkpoint's.
+        """
+        raise NotImplementedError
+
+
 def write_marker(trainer: Trainer, checkpoint: Path, seconds: float) -> None:
     """Mark a checkpoint as whole, once every process has written its part of it.
 
@@ -76,6 +88,9 @@ def write_marker(trainer: Trainer, checkpoint: Path, seconds: float) -> None:
         "seconds": seconds,
     }
     if trainer.args.should_save:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, KeepsState):
+                callback.save_state(checkpoint)
         write_atomically(checkpoint / MARKER, json.dumps(sums).encode())
 
 

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.nn import Parameter
+from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from hf_tickets.errors import PruningError, RunFolderError
 from hf_tickets.pruning.config import PruningConfig
+from hf_tickets.pruning.criteria import FIRST_ORDER
+from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune_parts
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.pruning.scope import prunable_weights, unwrap
@@ -30,7 +33,10 @@ from hf_tickets.ticket.theta import backbone_digest, backbone_state
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.backends import cast_partitioned_, release_engine_
 from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, lies_in, restore_callback_states
+from hf_tickets.trainer.early_bird import EarlyBird
+from hf_tickets.trainer.first_order import FirstOrder, read_sums, save_sums
 from hf_tickets.trainer.holder import MaskHolder
+from hf_tickets.trainer.keep_step import KeepStep
 from hf_tickets.trainer.processes import check_agreement, wait_for_everyone
 from hf_tickets.trainer.provenance import describe, versions
 from hf_tickets.trainer.rewind import RewindConfig
@@ -41,39 +47,6 @@ if TYPE_CHECKING:
     from hf_tickets.trainer.trainer import TicketTrainer
 
 logger = logging.getLogger(__name__)
-
-
-class KeepStep(TrainerCallback):
-    """Keep θ_i, the weights at the step of round 0 that later rounds rewind to.
-
-    Args:
-        rewind: Says which step.
-        path: File to write.
-    """
-
-    def __init__(self, rewind: RewindConfig, path: Path) -> None:
-        self.rewind = rewind
-        self.path = path
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        step = self.rewind.step(state.max_steps)
-        if step > state.max_steps:
-            raise PruningError(f"rewind_step is {step}, but a round has {state.max_steps} steps; use a smaller one")
-        if step == 0 and state.global_step == 0:  # a share of less than half a step
-            save_weights(kwargs["model"], self.path, state.is_world_process_zero)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step == self.rewind.step(state.max_steps):
-            save_weights(kwargs["model"], self.path, state.is_world_process_zero)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        step = self.rewind.step(state.max_steps)
-        if state.global_step < step:
-            raise PruningError(f"round 0 stopped at step {state.global_step}, before step {step} to rewind to")
 
 
 class Rounds:
@@ -97,14 +70,31 @@ class Rounds:
         place = "" if pruning.scope == "model" else backbone_prefixes(trainer.model)
         self.holder = MaskHolder(prefix=place)
         self.folder = RunFolder(trainer.args.output_dir)
+        self.first_order = FirstOrder(pruning) if pruning.criterion in FIRST_ORDER else None
         self.results: list[RoundResult] = []
         self._provenance = provenance
         self._ladder = Ladder()
         self._loaded: int | None = None  # the round whose trained weights the model holds
         self._record: dict[str, Any] = {}  # what run.json says
         self._callback_states: list[tuple[TrainerCallback, dict[str, Any]]] = []
+        self._check()
         for weight in prunable_weights(trainer.model, pruning).values():
             rows(weight)  # nothing in scope, or weights cut by columns, is an error now, not after round 0
+
+    def _check(self) -> None:
+        """Refuse what cannot go together, before anything is trained."""
+        looks_on = self.first_order is not None or self.pruning.early_bird_distance is not None
+        if looks_on and (self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled):
+            raise PruningError(
+                "criteria of first order and early_bird_distance need whole weights and gradients: train in one "
+                "process or with DDP"
+            )
+        if self.first_order is not None and self.trainer.args.fp16:
+            raise PruningError(f"criterion {self.pruning.criterion} does not run in fp16; use bf16 or float32")
+        if self.pruning.early_bird_distance is not None and self.rewind.rewind == "none":
+            raise PruningError(
+                "with rewind=none one schedule spans all rounds: early_bird_distance may end none of them"
+            )
 
     def run(self) -> TrainOutput:
         """Train every round that is not finished; return the last one's output."""
@@ -173,12 +163,16 @@ class Rounds:
     def _compare(self, record: dict[str, Any]) -> None:
         """Refuse another configuration than the run folder's, except more rounds."""
         before, after = record["settings"], self._record["settings"]
+        # A folder from before a field existed had its default.
+        before = {**before, "pruning": {**PruningConfig().to_dict(), **before["pruning"]}}
         changed = differences(before, after)
         if before["sparsities"] == after["sparsities"][: len(before["sparsities"])]:
             extended = ("sparsities:", "pruning.rounds:", "pruning.sparsities:")
             changed = [line for line in changed if not line.startswith(extended)]
         if self.rewind.rewind == "none" and before["sparsities"] != after["sparsities"]:
             changed.append("one schedule spans all rounds, so rewind=none cannot be extended")
+        if self.pruning.early_bird_distance is not None and before["sparsities"] != after["sparsities"]:
+            changed.append("the last round was trained in full, so early_bird_distance cannot be extended")
         if changed:
             raise RunFolderError(
                 f"{self.folder.output_dir} holds a run of another configuration ({'; '.join(changed)}); "
@@ -205,6 +199,8 @@ class Rounds:
             metrics = self._evaluate()
         self._loaded = index
         save_weights(trainer.model, folder.trained(index), self._leads)
+        if self.first_order is not None and self._leads:
+            save_sums(self.first_order.sums, folder.accumulated(index))
         result = RoundResult(
             round=index,
             sparsity=self._ladder.sparsities[index - 1] if index else 0.0,
@@ -227,11 +223,29 @@ class Rounds:
         wait_for_everyone()
 
     def _find_mask(self, index: int) -> None:
-        """Prune the weights that the round before trained; no process holds more of a spread mask than its part."""
+        """Prune the weights that the round before trained."""
         if len(self._ladder.rungs) >= index:
             return
         if self._loaded != index - 1:
             load_weights_(self.trainer.model, self.folder.trained(index - 1))
+        weights, parts = self._choose(index, self._sums(index - 1))
+        shapes = {name: tuple(whole_shape(weight)) for name, weight in weights.items()}
+        self._ladder.append_layers(shapes, lambda name: assemble(parts[name], weights[name]))
+        check_agreement(self._ladder.digests[-1])
+        if self._leads:
+            self._ladder.save(self.folder.masks)
+
+    def _sums(self, index: int) -> dict[str, Tensor] | None:
+        """Return what the training of a finished round added up, for a criterion of first order."""
+        if self.first_order is None:
+            return None
+        device = self.trainer.args.device
+        return {name: value.to(device) for name, value in read_sums(self.folder.accumulated(index)).items()}
+
+    def _choose(
+        self, index: int, accumulated: dict[str, Tensor] | None
+    ) -> tuple[dict[str, Parameter], dict[str, Tensor]]:
+        """Choose a round's mask by the weights of now; no process holds more of a spread mask than its part."""
         weights = prunable_weights(self.trainer.model, self.pruning)
         spread = any(map(is_spread, weights.values()))
         before: dict[str, Tensor] = {}
@@ -241,12 +255,24 @@ class Rounds:
             before[name], kept[name] = part.clone() if spread else part, int(layer.count_nonzero())
         # A criterion that draws at random ranks anew each round, from a seed of its own.
         config = replace(self.pruning, pruning_seed=self.pruning.pruning_seed + index - 1)
-        parts = prune_parts(weights, config, self.sparsities[index - 1], before or None, kept or None)
-        shapes = {name: tuple(whole_shape(weight)) for name, weight in weights.items()}
-        self._ladder.append_layers(shapes, lambda name: assemble(parts[name], weights[name]))
-        check_agreement(self._ladder.digests[-1])
-        if self._leads:
-            self._ladder.save(self.folder.masks)
+        parts = prune_parts(weights, config, self.sparsities[index - 1], before or None, kept or None, accumulated)
+        return weights, parts
+
+    def _looking_on(self) -> list[TrainerCallback]:
+        """Return what accompanies the training of the next round."""
+        index, callbacks = len(self.results), []
+        earliest = self.rewind.step if self._rewinds_early and index == 0 else lambda steps: 0
+        if self._rewinds_early and index == 0:
+            callbacks.append(KeepStep(self.rewind, self.folder.theta_step))
+        if self.first_order is not None:
+            callbacks.append(self.first_order)
+        if self.pruning.early_bird_distance is not None and index < len(self.sparsities):
+            callbacks.append(EarlyBird(self.pruning, lambda: self._next_mask(index + 1), earliest))
+        return callbacks
+
+    def _next_mask(self, index: int) -> Mask:
+        """Return the mask that a round would have if the training before it ended now."""
+        return Mask(self._choose(index, self.first_order.sums if self.first_order is not None else None)[1])
 
     def _load_start(self, index: int) -> None:
         """Put the weights that a round starts from into the model."""
@@ -301,23 +327,22 @@ class Rounds:
     def _training_in(self, folder: Path) -> Iterator[None]:
         """Let Trainer make everything but the model anew, and write its checkpoints into the round's folder."""
         trainer, output_dir = self.trainer, self.trainer.args.output_dir
-        keeps_step = self._rewinds_early and not self.results
-        keep = KeepStep(self.rewind, self.folder.theta_step)
+        callbacks = self._looking_on()
         trainer.args.output_dir = str(folder)
         trainer.model_init = lambda: trainer.model
         cast_partitioned_(trainer.model, trainer.args)
         if isinstance(trainer.model, FSDPModule):
             # The round before has wrapped its layers; Accelerate would look for them once more, in vain.
             trainer.accelerator.state.fsdp_plugin.activation_checkpointing = False
-        if keeps_step:
-            trainer.add_callback(keep)
+        for callback in callbacks:
+            trainer.add_callback(callback)
         try:
             yield
         finally:
             trainer.args.output_dir = output_dir
             trainer.model_init = None
-            if keeps_step:
-                trainer.remove_callback(keep)
+            for callback in callbacks:
+                trainer.remove_callback(callback)
 
     def _prunable(self) -> int:
         return sum(

@@ -8,6 +8,7 @@
     <output_dir>/_run/masks.safetensors                    the masks so far
     <output_dir>/_run/round-03/                            checkpoints of a round while it trains
     <output_dir>/_run/round-03/trained.safetensors         its trained weights (kept for the last round only)
+    <output_dir>/_run/round-03/accumulated.safetensors     what criteria of first order added up (likewise)
     <output_dir>/_run/round-03/result.json                 written last: the round is done
 
 Names begin with an underscore because `Trainer` leaves such folders out of its uploads.
@@ -83,6 +84,10 @@ class RunFolder:
         """Return the file of a round's trained weights."""
         return self.round(index) / "trained.safetensors"
 
+    def accumulated(self, index: int) -> Path:
+        """Return the file of what a round's training added up."""
+        return self.round(index) / "accumulated.safetensors"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out while this one works here.
@@ -152,6 +157,7 @@ class RunFolder:
                 shutil.rmtree(checkpoint)
         for index in range(count - 1):
             self.trained(index).unlink(missing_ok=True)
+            self.accumulated(index).unlink(missing_ok=True)
 
     def read_masks(self, count: int) -> Ladder:
         """Return the masks found so far.
