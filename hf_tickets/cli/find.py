@@ -70,8 +70,10 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     trainer, metric = _find(settings, pruning, rewind, arguments, console)
     if transfer is not None and trainer.ticket is not None:
         _transfer(transfer.on(settings.task.model, settings.task.model_revision), trainer.ticket, settings, console)
-    figures = "accuracy.png" if transfer is None else "accuracy.png, transfer.png"
-    console.print(f"ticket: {settings.output_dir} ({metric} against remaining weights: {figures})", soft_wrap=True)
+    drawn = [() if pruning.gradual else ("accuracy.png",), () if transfer is None else ("transfer.png",)]
+    figures = ", ".join(name for names in drawn for name in names)
+    more = f" ({metric} against remaining weights: {figures})" if figures else ""
+    console.print(f"ticket: {settings.output_dir}{more}", soft_wrap=True)
     return 0
 
 
@@ -123,7 +125,7 @@ def _find(
     trainer, task = make_search(
         settings.task, args, pruning, rewind, settings.recipe.to_dict(), change_ if arguments.control else None
     )
-    sparsities = (0.0, *sparsity_schedule(pruning))
+    sparsities = (0.0,) if pruning.gradual else (0.0, *sparsity_schedule(pruning))
 
     def current_round() -> tuple[int, float]:
         done = len(trainer.history)
@@ -134,7 +136,7 @@ def _find(
         trainer.train()
     console.print(results_table([vars(result) for result in trainer.history], task.metric))
     points = [(result.sparsity, result.metrics[task.metric]) for result in trainer.history]
-    if leads():
+    if leads() and not pruning.gradual:  # whose tickets were not trained yet
         save_accuracy_figure(settings.output_dir / "accuracy.png", {"IMP": points}, task.metric, points[0][1])
     return trainer, task.metric
 
@@ -142,5 +144,6 @@ def _find(
 def _transfer(settings: "Settings", ticket: "Ticket", found_on: "Settings", console: "Console") -> None:
     from hf_tickets.cli.transfer import transfer
 
-    same = settings.task == found_on.task and settings.training == found_on.training
+    trained = bool(ticket.config.dense)  # not so after gradual pruning
+    same = trained and settings.task == found_on.task and settings.training == found_on.training
     transfer(settings, ticket, console, on_same_task=same)

@@ -31,6 +31,10 @@ class PruningConfig:
             expression that matches whole names.
         exclude_modules: Module names never pruned, in the same two forms.
         pruning_seed: Seed of criteria that draw at random.
+        gradual: Choose all masks within one training, at evenly spaced steps, instead of one at the end of each round
+            (gradual magnitude pruning, Zhu and Gupta 2017, arXiv 1710.01878): the whole search costs one training.
+        gradual_start: Share of the training's steps after which the first mask is chosen, 0 to 1.
+        gradual_end: Share of the steps after which the last one is chosen, `gradual_start` to 1.
         early_bird_distance: End a round's training once the masks that could be drawn from it have settled: when
             their distance, the share of weights in which two in a row differ, has stayed below this (default: never;
             Early-Bird Tickets, You et al. 2020, arXiv 1909.11957, and EarlyBERT take 0.1). The last round is trained
@@ -73,6 +77,15 @@ class PruningConfig:
         default=None, metadata={"help": "modules never pruned: name suffixes, or one regular expression"}
     )
     pruning_seed: int = field(default=0, metadata={"help": "seed of criteria that draw at random"})
+    gradual: bool = field(
+        default=False, metadata={"help": "choose all masks within one training instead of one a round"}
+    )
+    gradual_start: float = field(
+        default=0.0, metadata={"help": "share of that training's steps after which the first mask is chosen"}
+    )
+    gradual_end: float = field(
+        default=0.75, metadata={"help": "share of that training's steps after which the last mask is chosen"}
+    )
     early_bird_distance: float | None = field(
         default=None,
         metadata={"help": "end a round once masks drawn in a row differ in less than this share; the paper's: 0.1"},
@@ -106,6 +119,12 @@ class PruningConfig:
             self.rounds = len(self.sparsities)
         if self.rounds < 0:
             raise PruningError(f"rounds must be 0 or more, not {self.rounds}")
+        if not 0 <= self.gradual_start <= self.gradual_end <= 1:
+            raise PruningError(
+                f"gradual_start {self.gradual_start} and gradual_end {self.gradual_end} must rise from 0 to 1"
+            )
+        if self.gradual and self.early_bird_distance is not None:
+            raise PruningError("gradual pruning needs the whole training: leave out early_bird_distance")
         if self.early_bird_distance is not None and not 0 < self.early_bird_distance <= 1:
             raise PruningError(f"early_bird_distance must be above 0 and at most 1, not {self.early_bird_distance}")
         for name in ("early_bird_window", "early_bird_steps"):
@@ -127,7 +146,9 @@ class PruningConfig:
             self._check(name, isinstance(getattr(self, name), int), "a whole number")
         self._check("early_bird_steps", isinstance(self.early_bird_steps, (int, type(None))), "a whole number")
         self._check("early_bird_distance", isinstance(self.early_bird_distance, (Real, type(None))), "a number")
-        self._check("amount", isinstance(self.amount, Real), "a number")
+        self._check("gradual", isinstance(self.gradual, bool), "true or false")
+        for name in ("amount", "gradual_start", "gradual_end"):
+            self._check(name, isinstance(getattr(self, name), Real), "a number")
         self._check("sparsities", self.sparsities is None or _all_are(self.sparsities, Real), "a list of numbers")
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)

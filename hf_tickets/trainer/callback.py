@@ -16,12 +16,12 @@ from hf_tickets.pruning.prune import prune
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.ticket.config import CONFIG_FILE, TicketConfig
 from hf_tickets.ticket.ticket import Ticket
-from hf_tickets.trainer.checkpoints import save_beside
+from hf_tickets.trainer.checkpoints import KeepsState, save_beside
 from hf_tickets.trainer.first_order import FirstOrder
 from hf_tickets.trainer.holder import MaskHolder, checkpoint_folder
 
 
-class PruningCallback(MaskHolder):
+class PruningCallback(MaskHolder, KeepsState):
     """Keep pruned weights at exactly zero during training, in any `transformers.Trainer`.
 
     Weights are zeroed when training begins, gradients are masked in place as soon as they are accumulated (so
@@ -104,8 +104,8 @@ class PruningCallback(MaskHolder):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = checkpoint_folder(args, state)
         self._save(folder, state)
-        if self.first_order is not None and state.is_world_process_zero and folder.is_dir():
-            self.first_order.save_state(folder)
+        if state.is_world_process_zero and folder.is_dir():
+            self.save_state(folder)
         if self.ticket is None and state.is_world_process_zero:
             # An earlier training in the same output_dir may have left one here.
             (folder / CONFIG_FILE).unlink(missing_ok=True)
@@ -116,6 +116,10 @@ class PruningCallback(MaskHolder):
         """Put the mask beside what is about to be pushed: a checkpoint is pushed before `on_save`."""
         self._save(Path(args.output_dir), state)
         self._save(checkpoint_folder(args, state), state)
+
+    def save_state(self, folder: Path) -> None:
+        if self.first_order is not None:
+            self.first_order.save_state(folder)
 
     def _save(self, folder: Path, state: TrainerState) -> None:
         if self.ticket is not None and state.is_world_process_zero and folder.is_dir():

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
-from hf_tickets.errors import PruningError, RunFolderError
+from hf_tickets.errors import RunFolderError
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.criteria import FIRST_ORDER
 from hf_tickets.pruning.mask import Mask
@@ -32,7 +32,9 @@ from hf_tickets.ticket.results import last_matching
 from hf_tickets.ticket.theta import backbone_digest, backbone_state
 from hf_tickets.ticket.ticket import Ticket
 from hf_tickets.trainer.backends import cast_partitioned_, release_engine_
+from hf_tickets.trainer.callback import PruningCallback
 from hf_tickets.trainer.checkpoints import callback_states, last_complete_checkpoint, lies_in, restore_callback_states
+from hf_tickets.trainer.combinations import changes, check_combination
 from hf_tickets.trainer.early_bird import EarlyBird
 from hf_tickets.trainer.first_order import FirstOrder, read_sums, save_sums
 from hf_tickets.trainer.holder import MaskHolder
@@ -40,7 +42,7 @@ from hf_tickets.trainer.keep_step import KeepStep
 from hf_tickets.trainer.processes import check_agreement, wait_for_everyone
 from hf_tickets.trainer.provenance import describe, versions
 from hf_tickets.trainer.rewind import RewindConfig
-from hf_tickets.trainer.run_folder import RoundResult, RunFolder, differences
+from hf_tickets.trainer.run_folder import RoundResult, RunFolder
 from hf_tickets.trainer.weights import buffer_names, file_digest, head_names, load_weights_, save_weights
 
 if TYPE_CHECKING:
@@ -69,32 +71,25 @@ class Rounds:
         # Where the masks come from; another part of the model may fit them too.
         place = "" if pruning.scope == "model" else backbone_prefixes(trainer.model)
         self.holder = MaskHolder(prefix=place)
+        if pruning.gradual:
+            self.holder = PruningCallback(None, pruning, pruning.gradual_start, pruning.gradual_end, place)
         self.folder = RunFolder(trainer.args.output_dir)
-        self.first_order = FirstOrder(pruning) if pruning.criterion in FIRST_ORDER else None
+        adds_up = pruning.criterion in FIRST_ORDER and not pruning.gradual  # which has sums of its own
+        self.first_order = FirstOrder(pruning) if adds_up else None
         self.results: list[RoundResult] = []
         self._provenance = provenance
         self._ladder = Ladder()
         self._loaded: int | None = None  # the round whose trained weights the model holds
         self._record: dict[str, Any] = {}  # what run.json says
         self._callback_states: list[tuple[TrainerCallback, dict[str, Any]]] = []
-        self._check()
+        check_combination(trainer, pruning, rewind)
         for weight in prunable_weights(trainer.model, pruning).values():
             rows(weight)  # nothing in scope, or weights cut by columns, is an error now, not after round 0
 
-    def _check(self) -> None:
-        """Refuse what cannot go together, before anything is trained."""
-        looks_on = self.first_order is not None or self.pruning.early_bird_distance is not None
-        if looks_on and (self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled):
-            raise PruningError(
-                "criteria of first order and early_bird_distance need whole weights and gradients: train in one "
-                "process or with DDP"
-            )
-        if self.first_order is not None and self.trainer.args.fp16:
-            raise PruningError(f"criterion {self.pruning.criterion} does not run in fp16; use bf16 or float32")
-        if self.pruning.early_bird_distance is not None and self.rewind.rewind == "none":
-            raise PruningError(
-                "with rewind=none one schedule spans all rounds: early_bird_distance may end none of them"
-            )
+    @property
+    def _trainings(self) -> int:
+        """How many trainings the whole search is."""
+        return 1 if self.pruning.gradual else len(self.sparsities) + 1
 
     def run(self) -> TrainOutput:
         """Train every round that is not finished; return the last one's output."""
@@ -108,9 +103,9 @@ class Rounds:
 
     def _run(self) -> TrainOutput:
         self._open()
-        if len(self.results) > len(self.sparsities):
+        if len(self.results) >= self._trainings:
             logger.info("all %d rounds are done already", len(self.results))
-        for index in range(len(self.results), len(self.sparsities) + 1):
+        for index in range(len(self.results), self._trainings):
             self._run_round(index)
         last = len(self.results) - 1
         if self._loaded != last:
@@ -138,8 +133,9 @@ class Rounds:
         else:
             self._compare(record)
             self._record["theta0_digest"] = record["theta0_digest"]
-        self.results = folder.results()[: len(self.sparsities) + 1]
-        self._ladder = folder.read_masks(len(self.results))
+        self.results = folder.results()[: self._trainings]
+        found = len(self.sparsities) if self.pruning.gradual else 1
+        self._ladder = folder.read_masks(found * len(self.results))
         self._make_ticket()
         if self._leads:
             folder.write_record(self._record)
@@ -161,18 +157,8 @@ class Rounds:
             ticket.save_pretrained(self.folder.output_dir)
 
     def _compare(self, record: dict[str, Any]) -> None:
-        """Refuse another configuration than the run folder's, except more rounds."""
-        before, after = record["settings"], self._record["settings"]
-        # A folder from before a field existed had its default.
-        before = {**before, "pruning": {**PruningConfig().to_dict(), **before["pruning"]}}
-        changed = differences(before, after)
-        if before["sparsities"] == after["sparsities"][: len(before["sparsities"])]:
-            extended = ("sparsities:", "pruning.rounds:", "pruning.sparsities:")
-            changed = [line for line in changed if not line.startswith(extended)]
-        if self.rewind.rewind == "none" and before["sparsities"] != after["sparsities"]:
-            changed.append("one schedule spans all rounds, so rewind=none cannot be extended")
-        if self.pruning.early_bird_distance is not None and before["sparsities"] != after["sparsities"]:
-            changed.append("the last round was trained in full, so early_bird_distance cannot be extended")
+        """Refuse another configuration than the run folder's, except more rounds, and other weights."""
+        changed = changes(record["settings"], self._record["settings"])
         if changed:
             raise RunFolderError(
                 f"{self.folder.output_dir} holds a run of another configuration ({'; '.join(changed)}); "
@@ -201,11 +187,18 @@ class Rounds:
         save_weights(trainer.model, folder.trained(index), self._leads)
         if self.first_order is not None and self._leads:
             save_sums(self.first_order.sums, folder.accumulated(index))
+        if self.pruning.gradual and self.holder.ticket is not None:
+            self._ladder = self.holder.ticket.ladder
+            check_agreement(self._ladder.digests[-1])
+            if self._leads:
+                self._ladder.save(folder.masks)
+        rung = -1 if self.pruning.gradual else index - 1
+        pruned = bool(index or self.pruning.gradual)
         result = RoundResult(
             round=index,
-            sparsity=self._ladder.sparsities[index - 1] if index else 0.0,
-            kept=self._ladder.rungs[index - 1].kept if index else self._prunable(),
-            digest=self._ladder.digests[index - 1] if index else None,
+            sparsity=self._ladder.sparsities[rung] if pruned else 0.0,
+            kept=self._ladder.rungs[rung].kept if pruned else self._prunable(),
+            digest=self._ladder.digests[rung] if pruned else None,
             metrics=metrics,
             steps=output.global_step,
             seconds=round(seconds, 3),
@@ -357,6 +350,16 @@ class Rounds:
             )
             for result in self.results
         ]
+        if self.pruning.gradual:  # none of its tickets was trained by itself yet, nor was the dense model
+            dense, rungs = (
+                {},
+                [
+                    {"round": 0, "sparsity": sparsity, "kept": rung.kept, "digest": digest, "metrics": {}}
+                    for sparsity, rung, digest in zip(
+                        self._ladder.sparsities, self._ladder.rungs, self._ladder.digests, strict=True
+                    )
+                ],
+            )
         fields: dict[str, Any] = {
             **base_fields(self.trainer.model),
             "theta0_digest": self._record["backbone_digest"],
@@ -371,7 +374,7 @@ class Rounds:
 
     def _make_ticket(self) -> None:
         """Make the ticket of the finished rounds."""
-        finished = len(self.results) - 1
+        finished = len(self._ladder.rungs) if self.pruning.gradual else len(self.results) - 1
         if finished < 1:
             return
         # What rounds start from is then no model that others can load.

@@ -214,3 +214,57 @@ def test_a_run_folder_from_before_a_field_existed_goes_on(tmp_path: Path) -> Non
     trainer = search(tmp_path, pruning=PruningConfig(amount=0.4, rounds=2))
     trainer.train()
     assert len(trainer.history) == 3
+
+
+# Gradual pruning within one training
+
+
+def gradual(**changes: Any) -> PruningConfig:
+    return PruningConfig(sparsities=[0.2, 0.5, 0.8], gradual=True, gradual_start=0.25, **changes)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "movement"])
+def test_a_gradual_search_is_one_training_with_all_the_masks(tmp_path: Path, criterion: str) -> None:
+    trainer = search(tmp_path / "search", pruning=gradual(criterion=criterion))
+    start = snapshot(trainer.model)
+    trainer.train()
+    callback = PruningCallback(pruning=PruningConfig(sparsities=[0.2, 0.5, 0.8], criterion=criterion), start=0.25)
+    stock(bert(), arguments(tmp_path / "stock"), sentences(), callback).train()
+    assert [ticket.mask for ticket in trainer.tickets] == list(callback.ticket.masks)
+    assert [result.steps for result in trainer.history] == [6]
+    assert trainer.history[0].sparsity == pytest.approx(0.8, abs=1e-3)
+    # what others train is a ticket of the weights it began with, of which nothing was measured yet
+    found = Ticket.from_pretrained(tmp_path / "search")
+    model = bert(seed=1)
+    model.load_state_dict(start)
+    found.at(found.sparsities[1]).apply(model)
+    assert [rung["metrics"] for rung in found.config.rungs] == [{}, {}, {}]
+    assert found.config.dense == {}
+    again = search(tmp_path / "search", pruning=gradual(criterion=criterion))
+    again.train()
+    assert again.ticket.ladder.digests == found.ladder.digests
+    with pytest.raises(RunFolderError, match="cannot be extended"):
+        search(tmp_path / "search", pruning=PruningConfig(sparsities=[0.2, 0.5, 0.8, 0.9], gradual=True)).train()
+
+
+@pytest.mark.parametrize("event", [("on_step_end", 4, 0), ("on_train_end", None, 0)])
+def test_an_interrupted_gradual_search_ends_with_the_same_files(
+    tmp_path: Path, event: tuple[str, int | None, int]
+) -> None:
+    def run(folder: Path, *callbacks: TrainerCallback) -> None:
+        search(folder, callbacks, pruning=gradual(criterion="snip"), save_strategy="steps", save_steps=2).train()
+
+    run(tmp_path / "whole")
+    with pytest.raises(Crash):
+        run(tmp_path / "parts", CrashAt(*event))
+    run(tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_gradual_pruning_goes_with_rewinding_alone(tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match="one training"):
+        search(tmp_path, pruning=gradual(), rewind=RewindConfig("learning_rate"))
+    with pytest.raises(PruningError, match="early_bird"):
+        gradual(early_bird_distance=0.1)
+    with pytest.raises(PruningError, match="gradual_start"):
+        gradual(gradual_end=0.1)
