@@ -18,8 +18,8 @@ class TaskConfig:
 
     family: str = field(
         metadata=_help(
-            "Task family: text-classification, question-answering, image-classification, object-detection, "
-            "semantic-segmentation, simclr or moco."
+            "Task family: text-classification, token-classification, question-answering, masked-lm, causal-lm, "
+            "image-classification, object-detection, semantic-segmentation, simclr or moco."
         )
     )
     model: str = field(metadata=_help("Model: Hub id, local folder, or (images) the name of a timm architecture."))
@@ -50,8 +50,8 @@ class TaskConfig:
     dataset: str | None = field(
         default=None,
         metadata=_help(
-            "Dataset: Hub id, local folder, local file (csv, tsv, json, jsonl, parquet, arrow), or "
-            "sklearn/digits. Default for a GLUE task: nyu-mll/glue. "
+            "Dataset: Hub id, local folder, local file (csv, tsv, json, jsonl, parquet, arrow, txt), "
+            "or sklearn/digits. Default for a GLUE task: nyu-mll/glue. "
             "A local folder may hold one sub-folder for each GLUE task."
         ),
     )
@@ -74,8 +74,8 @@ class TaskConfig:
     text_columns: list[str] | None = field(
         default=None,
         metadata=_help(
-            "One or two columns of text; in question answering those of question and context. "
-            "Default: text, or the only one; question and context.",
+            "One or two columns of text; the column of words in token classification, those of question and context "
+            "in question answering. Default: text, or the only one; tokens, or the only one; question and context.",
             modality="text",
         ),
     )
@@ -85,15 +85,17 @@ class TaskConfig:
     label_column: str | None = field(
         default=None,
         metadata=_help(
-            "Column of labels; of objects in detection, of masks in segmentation, of answers in question answering. "
-            "Default: label, labels, or the only column of classes; objects; the only other column of images; answers."
+            "Column of labels; of objects in detection, of masks in segmentation, of tags in token classification, of "
+            "answers in question answering. Default: label, labels, or the only column of classes; objects; the only "
+            "other column of images; ner_tags, tags, labels, or the only column of tags; answers."
         ),
     )
     labels: list[str | int] | None = field(
         default=None,
         metadata=_help(
             "Keep only these classes, numbered in this order. Default: all, in the dataset's order. "
-            "In segmentation: the names of mask values 0, 1, ..., or the mask values to keep."
+            "In segmentation: the names of mask values 0, 1, ..., or the mask values to keep. "
+            "In token classification: all tags in the order wanted, or the names of tags 0, 1, ...."
         ),
     )
     problem_type: str | None = field(
@@ -108,7 +110,7 @@ class TaskConfig:
         metadata=_help(
             "Longest input, in tokens; what is longer is cut, in question answering into windows. "
             "Default: 128; 384 in question answering.",
-            modality="text",
+            modality="labelled-text",
         ),
     )
     stride: int = field(
@@ -140,6 +142,21 @@ class TaskConfig:
         metadata=_help(
             "No answer is given where its score, the sum of two logits, exceeds the best answer's by more than this.",
             modality="question-answering",
+        ),
+    )
+    block_size: int | None = field(
+        default=None,
+        metadata=_help(
+            "Tokens of each block that a corpus is cut into, special tokens included. "
+            "Default: the model's longest input, at most 512.",
+            modality="language-modelling",
+        ),
+    )
+    masking_probability: float = field(
+        default=0.15,
+        metadata=_help(
+            "Share of tokens to predict; of these 80 % are masked, 10 % are replaced by random ones.",
+            modality="masked-lm",
         ),
     )
     image_size: int | None = field(

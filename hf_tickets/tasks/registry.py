@@ -22,18 +22,26 @@ class Family:
 
 
 FAMILIES = {
+    "causal-lm": Family("hf_tickets.tasks.language_modelling", "text", ("language-modelling",)),
     "image-classification": Family("hf_tickets.tasks.image_classification", "image"),
     "object-detection": Family("hf_tickets.tasks.detection", "image", ("object-detection",)),
     "semantic-segmentation": Family("hf_tickets.tasks.segmentation", "image", ("semantic-segmentation",)),
+    "masked-lm": Family("hf_tickets.tasks.language_modelling", "text", ("language-modelling", "masked-lm")),
     "moco": Family("hf_tickets.tasks.self_supervised", "image", ("self-supervised", "moco")),
     "simclr": Family("hf_tickets.tasks.self_supervised", "image", ("self-supervised",)),
-    "question-answering": Family("hf_tickets.tasks.question_answering", "text", ("question-answering",)),
-    "text-classification": Family("hf_tickets.tasks.text_classification", "text", ("text-classification",)),
+    "question-answering": Family(
+        "hf_tickets.tasks.question_answering", "text", ("labelled-text", "question-answering")
+    ),
+    "text-classification": Family(
+        "hf_tickets.tasks.text_classification", "text", ("labelled-text", "text-classification")
+    ),
+    "token-classification": Family("hf_tickets.tasks.token_classification", "text", ("labelled-text",)),
 }
 
 
 _POSITIVE = (
     "max_length",
+    "block_size",
     "n_best",
     "max_answer_length",
     "image_size",
@@ -105,6 +113,8 @@ def check(config: TaskConfig) -> None:
     for name in _PROBABILITIES:
         if not 0 <= getattr(config, name) <= 1:
             raise RecipeError(f"{name}: {getattr(config, name)} is not between 0 and 1")
+    if not 0 < config.masking_probability <= 1:
+        raise RecipeError(f"masking_probability: {config.masking_probability} is not above 0 and at most 1")
     if config.crop_scale is not None and not 0 < config.crop_scale <= 1:
         raise RecipeError(f"crop_scale: {config.crop_scale} is not above 0 and at most 1")
     if config.colour_jitter is not None and (len(config.colour_jitter) != 4 or min(config.colour_jitter) < 0):

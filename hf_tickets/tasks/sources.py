@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -19,7 +20,10 @@ _FILE_FORMATS = {
     ".jsonl": "json",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    ".txt": "text",
 }
+# a line's end is part of a text
+_OPTIONS: dict[str, dict[str, Any]] = {".tsv": {"sep": "\t"}, ".txt": {"keep_linebreaks": True}}
 # what datasets raises for data that it cannot reach or parse
 _READ_ERRORS = (
     OSError,
@@ -132,7 +136,8 @@ def _load(source: str | Path, name: str, config: str | None, revision: str | Non
             loaded = datasets.load_from_disk(str(source))
         else:
             files = _mnli_files(source) if isinstance(source, Path) and config is None else None
-            loaded = datasets.load_dataset(str(source), config, revision=revision, data_files=files)
+            options = _OPTIONS[".txt"] if isinstance(source, Path) and _only_texts(source) else {}
+            loaded = datasets.load_dataset(str(source), config, revision=revision, data_files=files, **options)
     except _READ_ERRORS as error:
         raise DataError(f"dataset {name} cannot be read: {one_line(error)}") from error
     return loaded if isinstance(loaded, dict) else datasets.DatasetDict(train=loaded)
@@ -141,9 +146,9 @@ def _load(source: str | Path, name: str, config: str | None, revision: str | Non
 def _load_file(path: Path) -> datasets.DatasetDict:
     if path.suffix.lower() not in _FILE_FORMATS:
         raise DataError(f"dataset {path.name}: not a format that can be read; {nearest(path.suffix, _FILE_FORMATS)}")
-    options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    kind = path.suffix.lower()
     try:
-        return datasets.load_dataset(_FILE_FORMATS[path.suffix.lower()], data_files=str(path), **options)
+        return datasets.load_dataset(_FILE_FORMATS[kind], data_files=str(path), **_OPTIONS.get(kind, {}))
     except _READ_ERRORS as error:
         raise DataError(f"dataset {path.name} cannot be read: {one_line(error)}") from error
 
@@ -171,6 +176,12 @@ def _mnli_files(folder: Path) -> dict[str, list[str]] | None:
             split = re.sub(r"-\d{5}-of-\d{5}$", "", entry.stem)
             files.setdefault(split, []).append(entry.name)
     return files if {"train", "validation_matched", "validation_mismatched"} <= files.keys() else None
+
+
+def _only_texts(folder: Path) -> bool:
+    """Whether the data files of a folder are all plain text."""
+    kinds = {entry.suffix.lower() for entry in folder.rglob("*") if entry.is_file()}
+    return kinds & _FILE_FORMATS.keys() == {".txt"}
 
 
 def _digits() -> datasets.DatasetDict:

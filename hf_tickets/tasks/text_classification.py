@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from hf_tickets.errors import DataError, RecipeError
+from hf_tickets.errors import RecipeError
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.glue import GLUE, HUB_ID, GlueTask
@@ -16,6 +16,7 @@ from hf_tickets.tasks.metrics import ComputeMetrics
 from hf_tickets.tasks.models import label_names, load_model
 from hf_tickets.tasks.nearest import nearest
 from hf_tickets.tasks.sources import Source, load_source, sample
+from hf_tickets.tasks.texts import guess_text_columns
 from hf_tickets.tasks.tokenization import check_texts, check_vocabulary, fit_tokenizer, load_tokenizer
 
 _MAX_LENGTH = 128
@@ -40,7 +41,7 @@ def prepare(config: TaskConfig) -> PreparedTask:
         _glue_names(glue, train.features[column]),
         config.labels,
     )
-    columns = config.text_columns or (list(glue.columns) if glue else _guess_columns(train, column, source.name))
+    columns = config.text_columns or (list(glue.columns) if glue else guess_text_columns(train, column, source.name))
     max_length = config.max_length or _MAX_LENGTH
     tokenizer, model = _tokenizer_and_model(config, labels, max_length)
     tokenize = _Tokenize(tokenizer, columns, max_length, model.config.get_text_config().vocab_size)
@@ -117,21 +118,6 @@ def _evaluation_splits(
     if config.evaluation_split is None and glue is not None and len(glue.evaluations) > 1:
         return {name: source.split(None, (split,), key) for name, split in glue.evaluations}
     return {"": source.split(config.evaluation_split, ("validation", "test"), key)}
-
-
-def _guess_columns(train: datasets.Dataset, label: str, dataset: str) -> list[str]:
-    texts = [
-        name
-        for name, feature in train.features.items()
-        if name != label and getattr(feature, "dtype", None) in ("string", "large_string")
-    ]
-    if "text" in texts:
-        return ["text"]
-    if len(texts) != 1:
-        raise DataError(
-            f"dataset {dataset}: which columns hold the text? set text_columns; {nearest('text', train.column_names)}"
-        )
-    return texts
 
 
 def _tokenizer_and_model(config: TaskConfig, labels: Labels, max_length: int) -> tuple[Any, Any]:
