@@ -61,9 +61,7 @@ def compare_cells(trainings: pandas.DataFrame, margin: float | None = None) -> p
         A row a cell: source, target, control, wanted, metric, greater_is_better, mean, std, n, winning (True, False, or
         None without a verdict), and the fields of `Comparison`; those are NaN for the dense model itself.
     """
-    dense = {
-        target: summarize(rows["value"]) for target, rows in trainings[_is(trainings, DENSE)].groupby("target")
-    }
+    dense = {target: summarize(rows["value"]) for target, rows in trainings[_is(trainings, DENSE)].groupby("target")}
     rows = []
     for cell, measured in trainings.groupby(CELL, sort=False):
         target, control = cell[1], cell[2]
@@ -122,8 +120,8 @@ def transfer_matrix(cells: pandas.DataFrame, wanted: float, sources: Sequence[st
 
     Returns:
         A row a cell: row (the source, or the control where it has none or stands for the target's own), source,
-        control, target, wanted, metric, greater_is_better, mean, std, n, difference, winning, and dark (None on the diagonal, and where the target has no
-        ticket of its own).
+        target, control, wanted, metric, greater_is_better, mean, std, n, difference, winning, and dark (None on the
+        diagonal, and where the target has no ticket of its own).
     """
     here = cells[cells["wanted"] == wanted]
     tickets = here[here["control"] == TICKET]

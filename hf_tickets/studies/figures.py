@@ -9,9 +9,11 @@ import pandas
 
 from hf_tickets.analysis.blocks import lettering
 from hf_tickets.studies.comparisons import DENSE, SHARED, TICKET, dark_counts
+from hf_tickets.studies.formatting import signed
 from hf_tickets.studies.statistics import Summary
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -66,10 +68,12 @@ def curves_figure(
         columns: Panels side by side.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(5.6, 3.9 * columns), 3.3 * rows + 0.7), layout="constrained")
+    layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1)
+    figure = Figure(figsize=(max(5.6, 3.9 * columns), 3.3 * rows + 0.7), layout=layout)
     grid = figure.subplots(rows, columns, squeeze=False)
     names = list(dict.fromkeys(curve.name for curves in panels.values() for curve in curves))
     for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
@@ -82,15 +86,14 @@ def curves_figure(
         axes.set_ylabel(lettering(metrics.get(title, "").replace("_", " ")), fontsize=11)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
-    entries = {}
+    entries: dict[str, Artist] = {}
     for axes in grid.flat:
         handles, labels = axes.get_legend_handles_labels()
         entries.update(zip(labels, handles, strict=True))
     order = in_legend(entries, names)
-    figure.legend(
-        [entries[name] for name in order], order, loc="outside lower center", ncols=min(len(order), 2 * columns),
-        fontsize=11, frameon=False,
-    )  # fmt: skip
+    handles = [entries[name] for name in order]
+    across = min(len(order), 2 * columns)
+    figure.legend(handles, order, loc="outside lower center", ncols=across, fontsize=11, frameon=False)
     return figure
 
 
@@ -141,7 +144,7 @@ def transfer_figure(matrix: pandas.DataFrame, targets: Sequence[str], title: str
         beside = axes.secondary_yaxis("right")
         beside.set_yticks(range(len(rows)), ["{} / {}".format(*counts[row]) for row in rows], fontsize=11)
         beside.tick_params(length=0)
-        beside.set_ylabel("dark cells", fontsize=12)
+        beside.set_ylabel("dark cells", fontsize=12, labelpad=8)
     bar = figure.colorbar(image, ax=axes, shrink=0.9, extend="both")
     bar.set_label("better than dense (% of its result)", fontsize=11)
     bar.ax.tick_params(labelsize=10)
@@ -224,19 +227,7 @@ def _write_cell(
     axes: "Axes", place: tuple[int, ...], difference: float, share: float, limit: float, dark: bool
 ) -> None:
     row, column = place
-    text = "–" if numpy.isnan(difference) else signed(difference)
     color = "white" if abs(share) > 0.6 * limit else "black"
-    axes.text(
-        column, row, text, ha="center", va="center", color=color, fontsize=10.5, fontweight="bold" if dark else "normal"
-    )
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign and as many decimals as its size bears.
-
-    Example:
-        >>> signed(-0.01234), signed(12.345)
-        ('−0.012', '+12.3')
-    """
-    decimals = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
-    return f"{value:+.{decimals}f}".replace("-", "−")
+    weight = "bold" if dark else "normal"
+    text = axes.text(column, row, signed(difference), ha="center", va="center", color=color, fontsize=10.5)
+    text.set_fontweight(weight)

@@ -11,13 +11,13 @@ from urllib.parse import quote
 import pandas
 
 from hf_tickets.studies.comparisons import CELL, DENSE, SHARED, TICKET, dark_counts
-from hf_tickets.studies.figures import signed
+from hf_tickets.studies.formatting import NOTHING, decimal, number, percent, probability, signed, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NOTHING = "–"
-_DPI = 144
+_DPI = 120
+_CELL_NAMES = ("source", "target", "control")
 _WIDE, _NARROW = 92, 62  # pixels that an inch of a figure takes on a wide screen, and at least
 
 
@@ -126,37 +126,6 @@ class Links:
         return f"#{self.anchor(cell)}" if folders else None
 
 
-def number(value: float | None) -> str:
-    """Return a result with as many decimals as its size bears; – for none.
-
-    Example:
-        >>> number(0.81234), number(81.234), number(None)
-        ('0.8123', '81.23', '–')
-    """
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    decimals = 4 if abs(value) < 2 else 2 if abs(value) < 1000 else 0
-    return f"{value:,.{decimals}f}".replace("-", "−")
-
-
-def percent(share: float | None) -> str:
-    """Return a share in per cent; – for none."""
-    return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.4g} %"
-
-
-def probability(value: float) -> str:
-    """Return a p-value; – for none."""
-    if not math.isfinite(value):
-        return NOTHING
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def spread(row: Mapping[Any, Any]) -> str:
-    """Return mean ± standard deviation, the latter where there is one."""
-    std = row["std"]
-    return number(row["mean"]) if not math.isfinite(std) else f"{number(row['mean'])} ± {number(std)}"
-
-
 def pair_name(source: str, target: str) -> str:
     """Return what a ticket of a source on a target is called."""
     return target if source in (target, SHARED) else f"{source} → {target}"
@@ -173,7 +142,7 @@ def table2_page(table: pandas.DataFrame, controls: Sequence[str], links: Links) 
         for control in ("dense", *controls):
             line = by_control.get(control)
             entries.append(Entry(NOTHING) if line is None else _measured(line, source, target, links))
-        if not first["sparsity"] > 0:
+        if not first["sparsity"] > 0 and isinstance(first["shown"], float):
             entries[2] = Entry(entries[2].text, note=f"{entries[2].note} shown at {percent(first['shown'])}".strip())
         rows.append(entries)
     return PageTable(header, rows)
@@ -182,10 +151,7 @@ def table2_page(table: pandas.DataFrame, controls: Sequence[str], links: Links) 
 def highest_page(table: pandas.DataFrame, sources: Sequence[str], targets: Sequence[str]) -> PageTable:
     """Return the page's table of `highest_table`: sources down, targets across."""
     pairs = {(row["source"], row["target"]): row for row in table.to_dict("records")}
-    rows = [
-        [heading(source), *[_highest(pairs[source, target]) if (source, target) in pairs else Entry("") for target in targets]]
-        for source in sources
-    ]  # fmt: skip
+    rows = [[heading(source), *[_highest(pairs.get((source, target))) for target in targets]] for source in sources]
     return PageTable(["source \\ target", *targets], rows)
 
 
@@ -225,7 +191,7 @@ def controls_page(table: pandas.DataFrame, links: Links, margin: float | None) -
                 Entry(str(row["n"])),
                 _between(row["difference"], row["low"], row["high"], signed),
                 Entry(probability(row["p"])),
-                _between(row["g"], row["g_low"], row["g_high"], lambda value: f"{value:.2f}".replace("-", "−")),
+                _between(row["g"], row["g_low"], row["g_high"], lambda value: decimal(value, 2)),
                 *tests,
                 Entry(verdict, kind="winning" if row["winning"] is True else ""),
             ]
@@ -289,7 +255,7 @@ def holes_page(table: pandas.DataFrame, links: Links) -> PageTable:
     rows = [
         [
             Entry(row["status"], links.folder(row["folder"]), kind="failed" if row["status"] == "failed" else ""),
-            *[Entry(str(row[name]) if isinstance(row[name], str) else NOTHING) for name in ("source", "target", "control")],
+            *[Entry(row[name] if isinstance(row[name], str) else NOTHING) for name in _CELL_NAMES],
             Entry(percent(row["wanted"])),
             Entry(str(row["seed"])),
             Entry(row["reason"], kind="reason"),
@@ -341,14 +307,17 @@ def _measured(line: Mapping[Any, Any], source: str, target: str, links: Links) -
     ]
     href = next((href for href in map(links.cell, places) if href), None)
     kind = "winning" if line["winning"] is True and line["control"] == TICKET else ""
-    return Entry(spread(line), href, f"n = {line['n']}", kind)
+    deviation = f"± {number(line['std'])}, " if math.isfinite(line["std"]) else ""
+    return Entry(number(line["mean"]), href, f"{deviation}n = {line['n']}", kind)
 
 
-def _highest(row: Mapping[Any, Any]) -> Entry:
+def _highest(row: Mapping[Any, Any] | None) -> Entry:
+    if row is None:
+        return Entry("")
     text = "none" if row["sparsity"] == 0 else percent(row["sparsity"])
     ends = [("none" if end == 0 else f"{100 * end:.4g}") for end in (row["low"], row["high"])]
-    known = math.isfinite(row["low"])
-    return Entry(text, note=f"{ends[0]} to {ends[1]}" if known and row["low"] != row["high"] else "", kind="winning" if row["sparsity"] > 0 else "")  # fmt: skip  # noqa: E501
+    moved = math.isfinite(row["low"]) and row["low"] != row["high"]
+    return Entry(text, note=f"{ends[0]} to {ends[1]}" if moved else "", kind="winning" if row["sparsity"] > 0 else "")
 
 
 def _between(value: float, low: float, high: float, show: Any) -> Entry:

@@ -13,7 +13,7 @@ import yaml
 from hf_tickets.errors import RunFolderError
 from hf_tickets.files import write_atomically
 from hf_tickets.pruning.mask import Mask
-from hf_tickets.studies.page import percent
+from hf_tickets.studies.formatting import percent
 from hf_tickets.studies.sections import SECTIONS, Section, Study
 from hf_tickets.trainer.provenance import versions
 

@@ -19,6 +19,7 @@ from hf_tickets.studies.comparisons import (
     finished_trainings,
     transfer_matrix,
 )
+from hf_tickets.studies.formatting import percent
 from hf_tickets.studies.tables import (
     controls_table,
     cost_table,
@@ -158,7 +159,7 @@ def transfer_section(study: Study) -> Section | None:
     parts, files = [], {}
     for wanted, folded in _folding([value for value in study.sparsities if value in set(tickets["wanted"])]):
         matrix = transfer_matrix(study.cells, wanted, study.sources)
-        name, title = f"transfer-{_short(wanted)}", f"Transfer at {page.percent(wanted)} sparsity"
+        name, title = f"transfer-{_short(wanted)}", f"Transfer at {percent(wanted)} sparsity"
         figure = figures.transfer_figure(matrix, study.targets, title)
         heat = page.picture(name, f"{title}: result less the dense model's on the same target.", figure)
         table = page.transfer_page(matrix, study.targets, study.links)
@@ -192,7 +193,9 @@ def accuracy_section(study: Study) -> Section | None:
         figure = figures.curves_figure(tickets, metrics, dense)
         caption = "Tickets of every source, by target. Bands are one standard deviation; dashed, the dense model."
         pictures.append(page.picture("accuracy", caption, figure))
-    named = {page.pair_name(*pair): curves for pair, curves in figures.control_panels(cells, same, study.controls).items()}
+    named = {
+        page.pair_name(*pair): curves for pair, curves in figures.control_panels(cells, same, study.controls).items()
+    }
     if named:
         targets = {page.pair_name(*pair): pair[1] for pair in same}
         figure = figures.curves_figure(
@@ -209,10 +212,12 @@ def controls_section(study: Study) -> Section | None:
     table = controls_table(study.cells)
     if table.empty:
         return None
-    margin = "" if study.margin is None else (
-        f" Equivalence is two one-sided Welch tests (TOST) at a margin of {study.margin:g} in the metric's unit: a small "
-        "p says that the two differ by less than that; the last p, that the mask is not worse by that much."
-    )  # fmt: skip
+    margin = ""
+    if study.margin is not None:
+        margin = (
+            f" Equivalence is two one-sided Welch tests (TOST) at a margin of {study.margin:g} in the metric's unit: a "
+            "small p says that the two differ by less than that; the last p, that the mask is not worse by that much."
+        )
     text = [
         "Each mask beside the dense model on the same task: the difference of the means with its 95 % confidence "
         "interval, Welch's t-test (a small p says that the two differ), and Hedges' g, the difference in standard "
@@ -220,7 +225,7 @@ def controls_section(study: Study) -> Section | None:
     ]
     parts = [
         Part(
-            f"At {page.percent(wanted)} sparsity",
+            f"At {percent(wanted)} sparsity",
             tables=[page.controls_page(table[table["wanted"] == wanted], study.links, study.margin)],
             folded=folded,
         )
@@ -237,11 +242,11 @@ def overlap_section(study: Study) -> Section | None:
         pictures, page_tables = [], []
         for number, table in enumerate(tables[wanted], 1):
             name = f"overlap-{_short(wanted)}" + (f"-{number}" if number > 1 else "")
-            title = f"Overlap of masks at {page.percent(wanted)} sparsity"
+            title = f"Overlap of masks at {percent(wanted)} sparsity"
             pictures.append(page.picture(name, f"{title}.", overlap_figure(table, title)))
             page_tables.append(page.overlap_page(table))
             files[name] = table
-        parts.append(Part(f"At {page.percent(wanted)} sparsity", (), pictures, page_tables, folded))
+        parts.append(Part(f"At {percent(wanted)} sparsity", (), pictures, page_tables, folded))
     text = [
         "Share of the weights kept by either mask that both keep, beside what masks drawn at random would share. Masks "
         "are compared on the layers that all of them have; those of other architectures are not compared.",

@@ -138,7 +138,7 @@ def overlap_tables(masks: Mapping[str, Mapping[float, Mask]]) -> dict[float, lis
         for source, rungs in masks.items():
             if wanted not in rungs:
                 continue
-            group = next((group for group in groups if _alike(rungs[wanted], [*group.values()][0])), None)
+            group = next((group for group in groups if _alike(rungs[wanted], next(iter(group.values())))), None)
             if group is None:
                 groups.append({source: rungs[wanted]})
             else:

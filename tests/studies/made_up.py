@@ -60,7 +60,7 @@ def transfer_study() -> tuple[pandas.DataFrame, dict[str, Any]]:
 def vision_study() -> tuple[pandas.DataFrame, dict[str, Any]]:
     """Return a study of three pre-trainings on three targets at eleven sparsities; no target is a source."""
     sources, levels = ["supervised", "simclr", "moco"], {"cifar10": 0.953, "cifar100": 0.807, "svhn": 0.965}
-    sparsities = [round(1 - 0.8**index, 6) for index in range(1, 19, 1)][::2] + [0.970, 0.982]
+    sparsities = [*(round(1 - 0.8**index, 6) for index in range(1, 19, 2)), 0.970, 0.982]
     settings = _settings(sources, list(levels), sparsities, ["ticket", "dense", "random", "oneshot"], "CIFAR and SVHN.")
     rows = list(_grid(sources, list(levels), sparsities, ["random", "oneshot"], levels))
     return pandas.DataFrame(rows + _searches(sources, dict.fromkeys(sources, 0.7), [0, *sparsities])), settings
