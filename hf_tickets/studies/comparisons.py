@@ -34,7 +34,8 @@ class HighestWinning:
 def finished_trainings(results: pandas.DataFrame) -> pandas.DataFrame:
     """Return the trainings that have a result, each once, with the source "" where it belongs to none.
 
-    A training that several sources share, such as one from a mask that does not depend on the ticket, belongs to none.
+    A training that several sources share, such as one from a mask that does not depend on the ticket, belongs to none;
+    so does the dense training on a target, unless sources that start from other weights have one each.
 
     Args:
         results: Rows as `load_results` gives them: kind, source, target, control, wanted, seed, value,
@@ -45,8 +46,10 @@ def finished_trainings(results: pandas.DataFrame) -> pandas.DataFrame:
     rows["value"] = rows["value"].astype(float)
     rows["wanted"] = rows["wanted"].astype(float)
     rows["source"] = rows["source"].astype(object).where(rows["source"].notna(), SHARED)
-    shared = rows.groupby("key")["source"].transform("nunique") > 1
-    rows.loc[(shared & (rows["control"] != TICKET)) | (rows["control"] == DENSE), "source"] = SHARED
+    shared = (rows["control"] != TICKET) & (rows.groupby("key")["source"].transform("nunique") > 1)
+    rows.loc[shared, "source"] = SHARED
+    levels = rows.groupby(["target", "control"])["source"].transform("nunique")
+    rows.loc[(rows["control"] == DENSE) & (levels == 1), "source"] = SHARED
     return rows.drop_duplicates([*CELL, "key"]).reset_index(drop=True)
 
 
@@ -61,12 +64,11 @@ def compare_cells(trainings: pandas.DataFrame, margin: float | None = None) -> p
         A row a cell: source, target, control, wanted, metric, greater_is_better, mean, std, n, winning (True, False, or
         None without a verdict), and the fields of `Comparison`; those are NaN for the dense model itself.
     """
-    dense = {target: summarize(rows["value"]) for target, rows in trainings[_is(trainings, DENSE)].groupby("target")}
     rows = []
     for cell, measured in trainings.groupby(CELL, sort=False):
-        target, control = cell[1], cell[2]
+        source, target, control, _ = cell
         greater = bool(measured["greater_is_better"].iloc[0])
-        found, level = summarize(measured["value"]), dense.get(target, summarize([]))
+        found, level = summarize(measured["value"]), summarize(dense_of(trainings, source, target)["value"])
         against = summarize([]) if control == DENSE else level
         rows.append(
             {
@@ -93,9 +95,8 @@ def highest_winning(trainings: pandas.DataFrame, source: str, target: str, contr
         target: Name of the target.
         control: Name of the control.
     """
-    here = trainings[(trainings["target"] == target)]
-    dense = here[_is(here, DENSE)]
-    tickets = here[_is(here, control) & (here["source"] == source)]
+    dense = dense_of(trainings, source, target)
+    tickets = trainings[_is(trainings, source, target, control)]
     seeds = sorted(set(dense["seed"]) & set(tickets["seed"]))
     without = [
         _highest_winning(tickets[tickets["seed"] != seed], dense[dense["seed"] != seed])
@@ -105,6 +106,18 @@ def highest_winning(trainings: pandas.DataFrame, source: str, target: str, contr
     return HighestWinning(
         _highest_winning(tickets, dense), min(known, default=math.nan), max(known, default=math.nan), len(seeds)
     )
+
+
+def dense_of(rows: pandas.DataFrame, source: str, target: str) -> pandas.DataFrame:
+    """Return the rows of the dense model that a source's tickets on a target are measured against.
+
+    Args:
+        rows: Rows with source, target and control.
+        source: Name of the source.
+        target: Name of the target.
+    """
+    own = rows[_is(rows, source, target, DENSE)]
+    return rows[_is(rows, SHARED, target, DENSE)] if own.empty else own
 
 
 def transfer_matrix(cells: pandas.DataFrame, wanted: float, sources: Sequence[str] = ()) -> pandas.DataFrame:
@@ -173,8 +186,8 @@ def _highest_winning(tickets: pandas.DataFrame, dense: pandas.DataFrame) -> floa
     return max((wanted for wanted in judged if verdicts[wanted]), default=0.0) if judged else math.nan
 
 
-def _is(rows: pandas.DataFrame, control: str) -> "pandas.Series":
-    return rows["control"] == control
+def _is(rows: pandas.DataFrame, source: str, target: str, control: str) -> "pandas.Series":
+    return (rows["source"] == source) & (rows["target"] == target) & (rows["control"] == control)
 
 
 _COLUMNS = [

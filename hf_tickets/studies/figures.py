@@ -8,7 +8,7 @@ import numpy
 import pandas
 
 from hf_tickets.analysis.blocks import lettering
-from hf_tickets.studies.comparisons import DENSE, SHARED, TICKET, dark_counts
+from hf_tickets.studies.comparisons import DENSE, SHARED, TICKET, dark_counts, dense_of
 from hf_tickets.studies.formatting import signed
 from hf_tickets.studies.statistics import Summary
 
@@ -57,14 +57,18 @@ def curves_of(cells: pandas.DataFrame, by: str, names: Iterable[str]) -> list[Cu
 
 
 def curves_figure(
-    panels: Mapping[str, Sequence[Curve]], metrics: Mapping[str, str], dense: Mapping[str, Summary], columns: int = 3
+    panels: Mapping[str, Sequence[Curve]],
+    metrics: Mapping[str, str],
+    dense: Mapping[str, Mapping[str, Summary]],
+    columns: int = 3,
 ) -> "Figure":
     """Draw results against remaining weights on a logarithmic axis, a panel each (CV tickets, figure 3).
 
     Args:
         panels: Curves by title of the panel.
         metrics: Name of the metric by title.
-        dense: Results of the dense model by title, drawn as a line with a band; panels without stay without.
+        dense: Results of the dense model by title, and there by the name of the curve that they belong to, "" for all:
+            lines with a band; panels without stay without.
         columns: Panels side by side.
     """
     from matplotlib.figure import Figure
@@ -77,8 +81,8 @@ def curves_figure(
     grid = figure.subplots(rows, columns, squeeze=False)
     names = list(dict.fromkeys(curve.name for curves in panels.values() for curve in curves))
     for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
-        if title in dense:
-            _draw_dense(axes, dense[title])
+        for name, level in dense.get(title, {}).items():
+            _draw_dense(axes, level, COLORS[names.index(name) % len(COLORS)] if name in names else "0.35")
         for curve in curves:
             _draw_curve(axes, curve, names.index(curve.name))
         _label(axes, [share for curve in curves for share in curve.sparsities])
@@ -152,14 +156,16 @@ def transfer_figure(matrix: pandas.DataFrame, targets: Sequence[str], title: str
     return figure
 
 
-def dense_levels(cells: pandas.DataFrame) -> dict[str, Summary]:
-    """Return the dense model's results by target.
+def dense_levels(cells: pandas.DataFrame, sources: Iterable[str], target: str) -> dict[str, Summary]:
+    """Return the dense model's results on a target by source; by "" where all share them.
 
     Args:
         cells: What `compare_cells` returned.
+        sources: Names of the sources.
+        target: Name of the target.
     """
-    rows = cells[cells["control"] == DENSE]
-    return {row.target: Summary(row.mean, row.std, row.n) for row in rows[["target", "mean", "std", "n"]].itertuples()}
+    found = pandas.concat([dense_of(cells, source, target) for source in sources]).drop_duplicates("source")
+    return {row["source"]: Summary(row["mean"], row["std"], row["n"]) for row in found.to_dict("records")}
 
 
 def ticket_panels(cells: pandas.DataFrame, targets: Iterable[str], sources: Sequence[str]) -> dict[str, list[Curve]]:
@@ -191,10 +197,10 @@ def _draw_curve(axes: "Axes", curve: Curve, index: int) -> None:
     axes.fill_between(remaining, means - stds, means + stds, color=color, alpha=0.18, linewidth=0)
 
 
-def _draw_dense(axes: "Axes", dense: Summary) -> None:
-    axes.axhline(dense.mean, color="0.35", linestyle="--", linewidth=1.4, label="dense")
+def _draw_dense(axes: "Axes", dense: Summary, color: str) -> None:
+    axes.axhline(dense.mean, color=color, linestyle="--", linewidth=1.4, label="dense")
     if dense.std > 0:
-        axes.axhspan(dense.mean - dense.std, dense.mean + dense.std, color="0.35", alpha=0.15, linewidth=0)
+        axes.axhspan(dense.mean - dense.std, dense.mean + dense.std, color=color, alpha=0.15, linewidth=0)
 
 
 def _label(axes: "Axes", sparsities: Iterable[float]) -> None:

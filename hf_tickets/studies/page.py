@@ -138,12 +138,13 @@ def table2_page(table: pandas.DataFrame, controls: Sequence[str], links: Links) 
     for (source, target), lines in table.groupby(["source", "target"], sort=False):
         first = lines.iloc[0]
         by_control = {line["control"]: line for line in lines.to_dict("records")}
-        entries = [heading(pair_name(source, target)), Entry(first["metric"]), _highest(first)]
+        entries = [heading(pair_name(source, target)), Entry(first["metric"], kind="text"), _highest(first)]
         for control in ("dense", *controls):
             line = by_control.get(control)
             entries.append(Entry(NOTHING) if line is None else _measured(line, source, target, links))
         if not first["sparsity"] > 0 and isinstance(first["shown"], float):
-            entries[2] = Entry(entries[2].text, note=f"{entries[2].note} shown at {percent(first['shown'])}".strip())
+            notes = [note for note in (entries[2].note, f"shown at {percent(first['shown'])}") if note]
+            entries[2] = Entry(entries[2].text, note="; ".join(notes))
         rows.append(entries)
     return PageTable(header, rows)
 
@@ -178,7 +179,17 @@ def transfer_page(matrix: pandas.DataFrame, targets: Sequence[str], links: Links
 def controls_page(table: pandas.DataFrame, links: Links, margin: float | None) -> PageTable:
     """Return the page's table of `controls_table` at one sparsity."""
     equivalence = [] if margin is None else [f"equivalent within {margin:g}: p", f"not worse by {margin:g}: p"]
-    header = ["task", "mask", "result", "n", "less dense [95 %]", "Welch p", "Hedges' g [95 %]", *equivalence, "wins"]
+    header = [
+        "task",
+        "mask",
+        "result",
+        "n",
+        "difference from dense [95\u00a0%]",
+        "Welch p",
+        "Hedges' g [95\u00a0%]",
+        *equivalence,
+        "wins",
+    ]
     rows = []
     for row in table.to_dict("records"):
         verdict = {True: "yes", False: "no"}.get(row["winning"], NOTHING)
@@ -186,7 +197,7 @@ def controls_page(table: pandas.DataFrame, links: Links, margin: float | None) -
         rows.append(
             [
                 heading(pair_name(row["source"], row["target"])),
-                Entry(row["control"]),
+                Entry(row["control"], kind="text"),
                 Entry(spread(row), links.cell(row)),
                 Entry(str(row["n"])),
                 _between(row["difference"], row["low"], row["high"], signed),
@@ -227,7 +238,7 @@ def searches_page(rounds: pandas.DataFrame, links: Links) -> PageTable:
             Entry(str(row["seed"])),
             Entry(percent(row["sparsity"])),
             Entry(number(row["value"]), links.folder(row["folder"]), title=repr(row["value"])),
-            Entry(str(row["metric"])),
+            Entry(str(row["metric"]), kind="text"),
             Entry(f"{row['steps']:,.0f}"),
             Entry(f"{row['seconds'] / 60:,.1f}"),
         ]
@@ -255,7 +266,7 @@ def holes_page(table: pandas.DataFrame, links: Links) -> PageTable:
     rows = [
         [
             Entry(row["status"], links.folder(row["folder"]), kind="failed" if row["status"] == "failed" else ""),
-            *[Entry(row[name] if isinstance(row[name], str) else NOTHING) for name in _CELL_NAMES],
+            *[Entry(row[name] if isinstance(row[name], str) else NOTHING, kind="text") for name in _CELL_NAMES],
             Entry(percent(row["wanted"])),
             Entry(str(row["seed"])),
             Entry(row["reason"], kind="reason"),
@@ -281,7 +292,7 @@ def runs_page(runs: pandas.DataFrame, links: Links) -> PageTable:
             by_seed.setdefault(run["seed"], []).append(_run(run, links))
         found = [by_seed.get(seed, [Entry(NOTHING)])[0] for seed in seeds]
         label = "dense" if control == DENSE else percent(wanted)
-        rows.append([heading(source or "all"), Entry(control), Entry(label), *found])
+        rows.append([heading(source or "all"), Entry(control, kind="text"), Entry(label), *found])
         anchors.append(links.anchor(cell))
     return PageTable(["source", "mask", "sparsity", *[f"seed {seed}" for seed in seeds]], rows, anchors)
 
@@ -313,7 +324,7 @@ def _measured(line: Mapping[Any, Any], source: str, target: str, links: Links) -
 
 def _highest(row: Mapping[Any, Any] | None) -> Entry:
     if row is None:
-        return Entry("")
+        return Entry(NOTHING)
     text = "none" if row["sparsity"] == 0 else percent(row["sparsity"])
     ends = [("none" if end == 0 else f"{100 * end:.4g}") for end in (row["low"], row["high"])]
     moved = math.isfinite(row["low"]) and row["low"] != row["high"]

@@ -183,13 +183,14 @@ def accuracy_section(study: Study) -> Section | None:
     """Results against remaining weights: sources on each target, and controls beside the ticket."""
     if len(study.sparsities) < 2:
         return None
-    cells, dense = study.cells, figures.dense_levels(study.cells)
+    cells = study.cells
     metrics = dict(zip(cells["target"], cells["metric"], strict=True))
     pairs = list(study.highest[["source", "target"]].itertuples(index=False, name=None))
     same = [pair for pair in pairs if pair[0] == pair[1]] or pairs
     pictures = []
     tickets = figures.ticket_panels(cells, study.targets, study.sources[:_LINES])
     if tickets:
+        dense = {target: figures.dense_levels(cells, study.sources, target) for target in tickets}
         figure = figures.curves_figure(tickets, metrics, dense)
         caption = "Tickets of every source, by target. Bands are one standard deviation; dashed, the dense model."
         pictures.append(page.picture("accuracy", caption, figure))
@@ -197,12 +198,10 @@ def accuracy_section(study: Study) -> Section | None:
         page.pair_name(*pair): curves for pair, curves in figures.control_panels(cells, same, study.controls).items()
     }
     if named:
-        targets = {page.pair_name(*pair): pair[1] for pair in same}
-        figure = figures.curves_figure(
-            named,
-            {name: metrics[targets[name]] for name in named},
-            {name: dense[targets[name]] for name in named if targets[name] in dense},
-        )
+        of_pair = {page.pair_name(*pair): metrics[pair[1]] for pair in same}
+        levels = {page.pair_name(*pair): figures.dense_levels(cells, pair[:1], pair[1]) for pair in same}
+        dense = {name: dict(zip([""], found.values(), strict=False)) for name, found in levels.items()}
+        figure = figures.curves_figure(named, of_pair, dense)
         pictures.append(page.picture("controls", "Each ticket beside its controls.", figure))
     return Section("accuracy", "Results against remaining weights", (), [Part(pictures=pictures)]) if pictures else None
 
@@ -352,7 +351,7 @@ def _folding(sparsities: Sequence[float]) -> list[tuple[float, bool | None]]:
 
 
 def _places(names: Sequence[str]) -> dict[str, int]:
-    return {SHARED: -1, DENSE: -1, **{name: place for place, name in enumerate(names)}}
+    return {DENSE: -1, SHARED: len(names), **{name: place for place, name in enumerate(names)}}
 
 
 def _short(sparsity: float) -> str:
