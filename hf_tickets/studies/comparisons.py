@@ -31,8 +31,8 @@ class HighestWinning:
     n: int
 
 
-def finished_trainings(results: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the trainings that have a result, each once, with the source "" where it belongs to none.
+def all_trainings(results: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the trainings of a study, each once, with the source "" where it belongs to none.
 
     A training that several sources share, such as one from a mask that does not depend on the ticket, belongs to none;
     so does the dense training on a target, unless sources that start from other weights have one each.
@@ -41,16 +41,26 @@ def finished_trainings(results: pandas.DataFrame) -> pandas.DataFrame:
         results: Rows as `load_results` gives them: kind, source, target, control, wanted, seed, value,
             greater_is_better, status, key and more.
     """
-    done = (results["kind"] == "training") & (results["status"] == "done") & results["value"].notna()
-    rows = results[done].copy()
-    rows["value"] = rows["value"].astype(float)
-    rows["wanted"] = rows["wanted"].astype(float)
+    rows = results[results["kind"] == "training"].copy()
+    for name in ("value", "wanted"):
+        rows[name] = pandas.to_numeric(rows[name]).astype(float)
     rows["source"] = rows["source"].astype(object).where(rows["source"].notna(), SHARED)
-    shared = (rows["control"] != TICKET) & (rows.groupby("key")["source"].transform("nunique") > 1)
+    of_key = rows.groupby(["key", "target", "control"])["source"].transform("nunique")
+    of_target = rows.groupby(["target", "control"])["source"].transform("nunique")
+    is_dense = rows["control"] == DENSE
+    shared = ((of_key > 1) & (rows["control"] != TICKET)) | (is_dense & (of_target == 1))
     rows.loc[shared, "source"] = SHARED
-    levels = rows.groupby(["target", "control"])["source"].transform("nunique")
-    rows.loc[(rows["control"] == DENSE) & (levels == 1), "source"] = SHARED
-    return rows.drop_duplicates([*CELL, "key"]).reset_index(drop=True)
+    return rows.drop_duplicates([*CELL, "seed", "key"]).reset_index(drop=True)
+
+
+def finished_trainings(results: pandas.DataFrame) -> pandas.DataFrame:
+    """Return those of `all_trainings` that have a result.
+
+    Args:
+        results: Rows as `load_results` gives them.
+    """
+    rows = all_trainings(results)
+    return rows[(rows["status"] == "done") & rows["value"].notna()].reset_index(drop=True)
 
 
 def compare_cells(trainings: pandas.DataFrame, margin: float | None = None) -> pandas.DataFrame:

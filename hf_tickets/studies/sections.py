@@ -14,6 +14,7 @@ from hf_tickets.studies.comparisons import (
     DENSE,
     SHARED,
     TICKET,
+    all_trainings,
     compare_cells,
     dark_counts,
     finished_trainings,
@@ -310,14 +311,9 @@ def holes_section(study: Study) -> Section | None:
 
 def runs_section(study: Study) -> Section | None:
     """Every training, with a link to its folder."""
-    runs = study.results[study.results["kind"] == "training"].copy()
+    runs = all_trainings(study.results)
     if runs.empty:
         return None
-    known = study.trainings.drop_duplicates("key").set_index("key")["source"]
-    sources = runs["source"].astype(object).where(runs["source"].notna() & (runs["control"] != DENSE), SHARED)
-    runs["source"] = sources.where(~(runs["key"].map(known) == SHARED), SHARED)
-    runs["wanted"] = runs["wanted"].astype(float)
-    runs = runs.drop_duplicates(["source", "target", "control", "wanted", "key"])
     parts = [
         Part(f"{target}: {runs_of['metric'].dropna().iloc[0] if runs_of['metric'].notna().any() else 'no result yet'}",
              tables=[page.runs_page(runs_of, study.links)], folded=True)

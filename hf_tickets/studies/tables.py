@@ -95,9 +95,14 @@ def cost_table(results: pandas.DataFrame) -> pandas.DataFrame:
         A row a kind: what ("search", or the control that was trained), trainings, steps, minutes; "total" last.
     """
     done = results[results["status"] == "done"]
-    once = done.drop_duplicates(["kind", "key", "sparsity"])
-    what = once["kind"].where(once["kind"] != "training", once["control"].fillna("training"))
-    grouped = once.assign(what=what, minutes=pandas.to_numeric(once["seconds"]) / 60).groupby("what", sort=False)
+    searches_first = done.sort_values("kind", key=lambda kinds: kinds != "search", kind="stable")
+    once = searches_first.drop_duplicates(["key", "sparsity"])  # a training that is a round of a search is that round
+    once = once.assign(
+        what=once["kind"].where(once["kind"] != "training", once["control"]),
+        steps=pandas.to_numeric(once["steps"]),
+        minutes=pandas.to_numeric(once["seconds"]) / 60,
+    )
+    grouped = once.groupby("what", sort=False)
     table = grouped.agg(trainings=("key", "size"), steps=("steps", "sum"), minutes=("minutes", "sum")).reset_index()
     total = {"what": "total", **table[["trainings", "steps", "minutes"]].sum().to_dict()}
     table = pandas.concat([table, pandas.DataFrame([total])], ignore_index=True)
@@ -114,7 +119,8 @@ def holes_table(results: pandas.DataFrame) -> pandas.DataFrame:
         A row a cell: kind, source, target, control, wanted, seed, status, reason, folder, key.
     """
     missing = (results["status"] != "done") | results["value"].isna()
-    rows = results[missing].drop_duplicates(["key", "sparsity", "source", "target", "wanted"])
+    rows = results[missing].drop_duplicates(["kind", "key", "source", "target", "control", "wanted"])
+    rows = rows[(rows["kind"] != "search") | ~rows.duplicated(["kind", "key"])]  # a search, not each of its rounds
     reasons = [_reason(row) for row in rows.to_dict("records")]
     columns = ["kind", "source", "target", "control", "wanted", "seed", "status", "reason", "folder", "key"]
     return rows.assign(reason=reasons)[columns].reset_index(drop=True)

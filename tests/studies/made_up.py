@@ -50,9 +50,9 @@ def transfer_study(names: Sequence[str] = tuple(LEVELS)) -> tuple[pandas.DataFra
     names, controls = list(names), [name for name in LOSS if name != "ticket"]
     settings = _settings(names, names, [0.5, 0.7], ["ticket", "dense", *controls], "Transfer among GLUE tasks and MLM.")
     rows = list(_grid(names, names, settings["sparsities"], controls, LEVELS))
-    for index, reason in ((4, "RuntimeError: loss is nan at step 120"), (9, "OSError: [Errno 28] No space left")):
+    for index, reason in ((4, "RuntimeError: loss is nan at step 120"), (16, "OSError: [Errno 28] No space left")):
         rows[index] |= {"status": "failed", "error": reason, "value": None, "metrics": None, "metric": None}
-    rows[12] |= {"status": "waiting", "value": None, "metrics": None, "steps": None, "seconds": None}
+    rows[17] |= {"status": "waiting", "value": None, "metrics": None, "steps": None, "seconds": None}
     rows += _searches(names, LEVELS, numpy.linspace(0, 0.7, 8))
     return pandas.DataFrame(rows), settings
 

@@ -169,3 +169,32 @@ def test_masks_are_compared_on_common_layers_and_other_architectures_not_at_all(
     assert list(zip(table["first"], table["second"], strict=True)) == [("bert", "mlm")]
     assert table["jaccard"][0] == pytest.approx(common.overlap(mlm))
     assert overlap_tables({"bert": {0.5: bert}, "mlm": {0.7: mlm}}) == {}
+
+
+def test_a_round_of_a_search_that_is_a_training_too_costs_once_and_counts_as_both() -> None:
+    shared = {"key": "search", "folder": "cells/find-a", "seed": 1, "steps": 10, "seconds": 60.0}
+    results = frame(
+        [
+            row(kind="search", source="a", target=None, control="dense", sparsity=0.0, wanted=math.nan, **shared),
+            row(kind="search", source="a", target=None, sparsity=0.5, wanted=math.nan, **shared),
+        ],
+        [row(source=None, target="a", control="dense", sparsity=0.0, wanted=0.0, value=0.9, **shared)],
+        [row(source="a", target="a", sparsity=0.5, wanted=0.5, value=0.8, **shared)],
+    )
+    trainings = finished_trainings(results)
+    assert list(zip(trainings["source"], trainings["control"], strict=True)) == [("", "dense"), ("a", "ticket")]
+    cost = cost_table(results).set_index("what")
+    assert cost["trainings"].to_dict() == {"search": 2, "total": 2}
+
+
+def test_a_search_that_failed_is_one_hole_and_what_waits_for_it_says_so() -> None:
+    held = {"status": "waiting", "value": None, "error": "waits for a search that failed"}
+    results = frame(
+        [
+            row(kind="search", source="a", target=None, sparsity=sparsity, key="search", **held | {"status": "failed"})
+            for sparsity in (0.0, 0.5, 0.7)
+        ],
+        [row(source="a", target="a", **held)],
+    )
+    assert list(holes_table(results)["kind"]) == ["search", "training"]
+    assert list(holes_table(results)["reason"]) == ["waits for a search that failed"] * 2
