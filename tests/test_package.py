@@ -22,6 +22,7 @@ FLOORS = {
     "files": 0,
     "paths": 0,
     "quiet": 0,
+    "registration": 0,
     "pruning": 1,
     "analysis": 2,
     "ticket": 3,

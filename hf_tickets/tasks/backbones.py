@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import timm
@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, TimmBackboneConfig
 from transformers.backbone_utils import BackboneMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
-from hf_tickets.errors import DataError
+from hf_tickets.errors import DataError, RecipeError
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.image_models import image_format, is_architecture, load_image_model, stored_config
 from hf_tickets.tasks.images import ImageFormat
@@ -33,12 +33,14 @@ class Backbone:
         channels: number of channels of each feature map, large maps first.
         weights: its weights by name, in timm's or transformers' own plain names.
         format: mean, standard deviation and interpolation of its input; its size is not the dense model's.
+        loaded_weights: those that a small stem has replaced, as they were loaded.
     """
 
     config: PreTrainedConfig
     channels: tuple[int, ...]
     weights: dict[str, torch.Tensor]
     format: ImageFormat
+    loaded_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def model_type(config: TaskConfig) -> str:
@@ -48,6 +50,19 @@ def model_type(config: TaskConfig) -> str:
         DataError: the model cannot be found, reached or read.
     """
     return "timm_wrapper" if is_architecture(config.model) else str(stored_config(config).model_type)
+
+
+def refuse_small_stem(config: TaskConfig) -> None:
+    """Refuse `small_stem` for a whole model of a task, whose stem is trained already.
+
+    Raises:
+        RecipeError: it is asked for.
+    """
+    if config.small_stem:
+        raise RecipeError(
+            f"small_stem: model {config.model} is a whole model, whose backbone is taken as it is; give a ResNet of "
+            "timm, or leave the key out"
+        )
 
 
 def load_backbone(config: TaskConfig, strides: Sequence[int]) -> Backbone:
@@ -84,7 +99,9 @@ def build_around(backbone: Backbone, config: TaskConfig, model_class: Any, **arg
     except LOAD_ERRORS as error:
         raise DataError(f"model {config.model} cannot be made: {one_line(error)}") from error
     inside = next(module for module in model.modules() if isinstance(module, BackboneMixin))
-    _load_(getattr(inside, "_backbone", inside), backbone.weights, config.model)
+    target = getattr(inside, "_backbone", inside)
+    _load_(target, backbone.weights, config.model)
+    target.loaded_weights = backbone.loaded_weights
     return model
 
 
@@ -102,7 +119,8 @@ def _timm_backbone(model: Any, config: TaskConfig, strides: Sequence[int]) -> Ba
     indices = [len(found) - 1 - found[::-1].index(stride) for stride in strides]
     channels = tuple(extractor.feature_info.channels()[index] for index in indices)
     made = TimmBackboneConfig(backbone=architecture, out_indices=indices)
-    return Backbone(made, channels, model.timm_model.state_dict(), image_format(config, model)[1])
+    stem = getattr(model.timm_model, "loaded_weights", {})
+    return Backbone(made, channels, model.timm_model.state_dict(), image_format(config, model)[1], stem)
 
 
 def _transformers_backbone(model: Any, config: TaskConfig, strides: Sequence[int]) -> Backbone:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
+from hf_tickets.errors import RecipeError
 from hf_tickets.tasks.optimization import timm_optimizer
 
 
@@ -29,6 +30,8 @@ class PreparedTask:
         callbacks: callbacks that the datasets need during training.
         preprocess_logits_for_metrics: reduces the outputs that evaluation keeps, as in Trainer.
         training_arguments: fields of TrainingArguments that this task cannot do without.
+        smallest_batch: fewest examples that the model can be trained on at once; a smaller last batch of an epoch is
+            left out.
         head_learning_rate: learning rate of what is not backbone, for TicketTrainer; None: that of the backbone.
         optimizer: name of an optimizer of timm, in place of that of TrainingArguments.
     """
@@ -45,13 +48,28 @@ class PreparedTask:
     callbacks: list[TrainerCallback] = field(default_factory=list)
     preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None
     training_arguments: dict[str, Any] = field(default_factory=dict)
+    smallest_batch: int = 1
     head_learning_rate: float | None = None
     optimizer: str | None = None
 
     def adapt_(self, args: TrainingArguments) -> TrainingArguments:
-        """Set in `args` what this task cannot do without; return them."""
+        """Set in `args` what this task cannot do without; return them.
+
+        Raises:
+            RecipeError: the batches are smaller than the model can be trained on.
+        """
         for name, value in self.training_arguments.items():
             setattr(args, name, value)
+        examples: Any = self.train_dataset
+        batch, left = args.train_batch_size, len(examples) % args.train_batch_size
+        if min(batch, len(examples)) < self.smallest_batch:
+            raise RecipeError(
+                f"per_device_train_batch_size: this model is trained on batches of {self.smallest_batch} or more, "
+                f"not {min(batch, len(examples))}"
+            )
+        # several processes fill their last batches by themselves
+        if 0 < left < self.smallest_batch and args.world_size == 1:
+            args.dataloader_drop_last = True
         return args
 
     def trainer_arguments(self, args: TrainingArguments | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForObjectDetection, RTDetrForObjectDetection, 
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING
 
 from hf_tickets.tasks import voc
-from hf_tickets.tasks.backbones import build_around, load_backbone, model_type
+from hf_tickets.tasks.backbones import build_around, load_backbone, model_type, refuse_small_stem
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.detection_metrics import AveragePrecision, BestDetections, pad_targets
@@ -145,6 +145,7 @@ def _to_input(target: ImageFormat) -> list[Any]:
 def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, Any, ImageFormat]:
     """The detector, its image processor and its input: a detector as it is, or RT-DETR around a backbone."""
     if model_type(config) in {known.model_type for known in MODEL_FOR_OBJECT_DETECTION_MAPPING}:
+        refuse_small_stem(config)
         model = load_model(config, AutoModelForObjectDetection, **label_names(names))
         processor = load_image_processor(config)
         return model, processor, _fixed_size(processor, config.image_size or _stored_side(processor))

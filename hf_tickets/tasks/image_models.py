@@ -26,7 +26,7 @@ from hf_tickets.tasks.moco_model import MocoModel
 from hf_tickets.tasks.models import LOAD_ERRORS, label_names, load_model, quiet_transformers, require_model
 from hf_tickets.tasks.randomness import seeded
 from hf_tickets.tasks.simclr_model import SimclrModel
-from hf_tickets.tasks.small_stem import draw_stem_, has_small_stem, with_small_stem
+from hf_tickets.tasks.small_stem import draw_stem_, has_small_stem, stem_weights, with_small_stem
 from hf_tickets.tasks.sources import one_line
 
 CONTRASTIVE_MODELS: dict[str, type[ContrastiveModel]] = {"simclr": SimclrModel, "moco": MocoModel}
@@ -51,6 +51,7 @@ def load_image_model(config: TaskConfig, names: tuple[str, ...] | None = None) -
         return _encoder_of(config, stored, names)
     auto_class = AutoModel if names is None else AutoModelForImageClassification
     new_stem = config.small_stem and not has_small_stem(getattr(stored, "architecture", ""))
+    whole = config
     if config.small_stem:
         config = _on_small_stem(config, stored)
     head = {} if names is None else label_names(names)
@@ -61,6 +62,8 @@ def load_image_model(config: TaskConfig, names: tuple[str, ...] | None = None) -
         elif new_stem:
             with seeded(config.task_seed):
                 draw_stem_(model.timm_model)
+            replaced = load_model(whole, AutoModel).timm_model
+            model.timm_model.loaded_weights = stem_weights(replaced)  # by which a ticket knows its base model
     return model
 
 
@@ -199,7 +202,7 @@ def _timm_format(model: Any, image_size: int | None) -> ImageFormat:
         stored["input_size"] = [3, image_size, image_size]
         stored.pop("test_input_size", None)
         model.config.pretrained_cfg = stored
-    resolved = timm.data.resolve_data_config(pretrained_cfg=stored)
+    resolved = timm.data.resolve_data_config(pretrained_cfg=stored or model.timm_model.pretrained_cfg)
     _, height, width = resolved["input_size"]
     return ImageFormat(
         height=height,

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 
 from hf_tickets.errors import DataError
 from hf_tickets.tasks import voc
-from hf_tickets.tasks.backbones import build_around, load_backbone, model_type
+from hf_tickets.tasks.backbones import build_around, load_backbone, model_type, refuse_small_stem
 from hf_tickets.tasks.base import PreparedTask
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.image_data import describe_data
@@ -80,6 +80,8 @@ def prepare(config: TaskConfig) -> PreparedTask:
         preprocess_logits_for_metrics=most_likely,
         # whole masks of an evaluation set do not fit into memory
         training_arguments={"batch_eval_metrics": True},
+        # UPerNet pools its last map to a single position, where BatchNorm of one image has no variance
+        smallest_batch=2 if isinstance(model, UperNetForSemanticSegmentation) else 1,
         provenance={
             **describe_data(
                 config,
@@ -186,6 +188,7 @@ def _columns(config: TaskConfig, train: datasets.Dataset, dataset: str, split: s
 def _model_and_format(config: TaskConfig, names: tuple[str, ...]) -> tuple[Any, Any, ImageFormat]:
     """The segmenter, its image processor and its input: a segmenter as it is, or UPerNet around a backbone."""
     if model_type(config) in {known.model_type for known in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING}:
+        refuse_small_stem(config)
         model: Any = load_model(config, AutoModelForSemanticSegmentation, **label_names(names))
         processor = load_image_processor(config)
     else:

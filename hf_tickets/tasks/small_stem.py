@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 from timm.models import is_model_in_modules, model_entrypoint, register_model
-from torch import nn
+from torch import Tensor, nn
 
 _SUFFIX = "_small_stem"
 
@@ -34,6 +34,15 @@ def with_small_stem(architecture: str) -> str | None:
 def draw_stem_(model: Any) -> None:
     """Draw new weights for a small stem, as timm does for convolutions."""
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+
+
+def stem_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return what a small stem replaces in a full-size model."""
+    return {
+        name: tensor.detach().clone()
+        for name, tensor in model.state_dict().items()
+        if name.partition(".")[0] in ("conv1", "maxpool")
+    }
 
 
 def _make_entrypoint(architecture: str) -> Callable[..., nn.Module]:

@@ -18,8 +18,9 @@ from torch.nn.modules.module import (
 )
 from transformers import AutoConfig, AutoModel
 
-from hf_tickets.errors import TicketFileError
+from hf_tickets.errors import TicketFileError, TicketMismatchError
 from hf_tickets.quiet import quiet_transformers
+from hf_tickets.registration import register_models
 from hf_tickets.ticket.base import Verify
 from hf_tickets.ticket.hub_errors import loading_errors
 from hf_tickets.ticket.matching import canonical_parameters
@@ -54,13 +55,15 @@ _ADDRESS = re.compile(r"[\w.+-]+:")
 _MOST = {"layer": 10_000, "depth": 10_000, "block": 10_000, "label": 1_000_000, "classes": 1_000_000}
 _MOST_OF_ANYTHING = 1 << 25  # positions of the longest contexts
 _MOST_PARTS = 1_000_000
+_MOST_IN_BUFFERS = 100_000_000
 
 
 class AutoTicketModel:
     """The base model of a ticket without a head, the ticket applied.
 
     Its siblings `AutoTicketModelForSequenceClassification`, … exist for each `AutoModelFor…` of transformers.
-    The model is an ordinary one of transformers; its `ticket` says which weights `TicketTrainer` keeps at zero.
+    The model is an ordinary one of transformers; its `ticket` says which weights `TicketTrainer` keeps at zero. Of a
+    base model that SimCLR or MoCo trained, a sibling takes the encoder under a new head.
 
     Example:
         >>> model = AutoTicketModelForSequenceClassification.from_pretrained("me/ticket", num_labels=2)
@@ -101,7 +104,7 @@ class AutoTicketModel:
 
         Raises:
             HubError: Ticket or base model cannot be had.
-            TicketMismatchError: The ticket does not fit the base model.
+            TicketMismatchError: The ticket does not fit the base model, or this class loads no such models.
         """
         where: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         if not isinstance(ticket, Ticket):
@@ -131,18 +134,34 @@ def save_base(ticket: Ticket, folder: Path) -> None:
     """
     if ticket.theta is None or "model_type" not in ticket.config.base_config:
         raise TicketFileError("the ticket names no base model on the Hub and carries none: ask its author for both")
-    values = _safe(ticket.config.base_config)
     carried = sum(tensor.numel() for tensor in ticket.theta.values())
+    model = build_base(ticket, 2 * carried + 1_000_000)  # poolers and the like are not carried
+    ticket.at(ticket.sparsities[0]).apply(model)
+    model.save_pretrained(folder)
+
+
+def build_base(ticket: Ticket, most: int) -> Any:
+    """Return a model of the kind that a ticket was found on, without a head, its weights random.
+
+    Args:
+        ticket: A ticket with the configuration of its base model; it may be a stranger's.
+        most: Weights that the model may have.
+
+    Raises:
+        TicketFileError: The configuration makes no model, or a larger one.
+    """
+    register_models()
+    values = _safe(ticket.config.base_config)
     try:
         with quiet_transformers():
             config = AutoConfig.for_model(values.pop("model_type"), **values)
-            with torch.device("meta"), _at_most(2 * carried + 1_000_000):  # poolers and the like are not carried
-                AutoModel.from_config(config, trust_remote_code=False)
-            model = AutoModel.from_config(config, trust_remote_code=False)
+            with torch.device("meta"), _at_most(most):
+                made = AutoModel.from_config(config, trust_remote_code=False)
+            if sum(buffer.numel() for buffer in made.buffers()) > most + _MOST_IN_BUFFERS:
+                raise ValueError("it has buffers that are larger than any model's")
+            return AutoModel.from_config(config, trust_remote_code=False)
     except _BUILD_ERRORS as error:
         raise TicketFileError(f"the ticket's base_config makes no model: {error!r:.300}") from None
-    ticket.at(ticket.sparsities[0]).apply(model)
-    model.save_pretrained(folder)
 
 
 def _safe(value: Any, name: str = "base_config") -> Any:
@@ -192,14 +211,49 @@ def _load_base(auto_class: Any, ticket: Ticket, where: dict[str, Any], kwargs: d
     config = ticket.config
     # A ticket fits any head: that of the base model may have other classes.
     kwargs = {"ignore_mismatched_sizes": "num_labels" in kwargs, **kwargs}
+    register_models()
     if config.base_model is not None:
         revision = config.base_model_revision or "main"
         with loading_errors(config.base_model, revision, where["token"]):
-            return auto_class.from_pretrained(config.base_model, revision=revision, **where, **kwargs)
+            return _load_as(auto_class, config.base_model, {"revision": revision, **where}, kwargs)
     with TemporaryDirectory() as folder:
         save_base(ticket, Path(folder))
-        model: nn.Module = auto_class.from_pretrained(folder, **kwargs)
+        return _load_as(auto_class, folder, {}, kwargs)
+
+
+def _load_as(auto_class: Any, source: str, where: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
+    """Load a model by an auto class; of a kind that the class does not know, the encoder inside it."""
+    model: Any
+    try:
+        model = auto_class.from_pretrained(source, **where, **kwargs)
+        return model
+    except ValueError:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+        if type(config) in auto_class._model_mapping:
+            raise
+    with quiet_transformers():
+        whole = AutoModel.from_pretrained(source, trust_remote_code=False, **where)
+    encoder = whole.base_model
+    if type(encoder.config) not in auto_class._model_mapping:
+        raise TicketMismatchError(_not_known(auto_class, config.model_type, {type(config), type(encoder.config)}))
+    with TemporaryDirectory() as folder:
+        encoder.save_pretrained(folder)
+        model = auto_class.from_pretrained(folder, **kwargs)
+    model.config.name_or_path = source
     return model
+
+
+def _not_known(auto_class: Any, model_type: str, kinds: set[type]) -> str:
+    """Say which of the siblings load a base model that an auto class does not know."""
+    known = [
+        name.replace("AutoModel", _PREFIX, 1)
+        for name in dir(transformers)
+        if name.startswith("AutoModelFor") and any(kind in getattr(transformers, name)._model_mapping for kind in kinds)
+    ]
+    return (
+        f"the ticket's base model is a {model_type} model, and {auto_class.__name__} loads none; "
+        f"take {', '.join([_PREFIX, *known])}"
+    )
 
 
 def _unmap_(model: nn.Module, ticket: Ticket) -> None:

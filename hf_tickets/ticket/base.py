@@ -15,6 +15,7 @@ from hf_tickets.paths import is_folder, is_local
 from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.scope import backbone, unwrap
 from hf_tickets.quiet import quiet_transformers
+from hf_tickets.registration import register_models
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.hub_errors import loading_errors
 from hf_tickets.ticket.theta import backbone_digest
@@ -79,6 +80,7 @@ def load_as_saved(source: str, **where: Any) -> Any:
     Raises:
         HubError: It cannot be had.
     """
+    register_models()
     where = {"trust_remote_code": False, **where}
     with loading_errors(source, where.get("revision"), where.get("token")), quiet_transformers():
         config = AutoConfig.from_pretrained(source, **where)
@@ -100,7 +102,9 @@ def verify_base(model: nn.Module, config: TicketConfig, verify: Verify) -> None:
     """
     if verify not in ("warn", "error", "off"):
         raise TicketMismatchError(f'verify must be "warn", "error" or "off", not {verify!r}')
-    if verify == "off" or config.theta0_digest is None or backbone_digest(model, config) == config.theta0_digest:
+    if verify == "off" or config.theta0_digest is None:
+        return
+    if config.theta0_digest in (backbone_digest(model, config, as_loaded) for as_loaded in (False, True)):
         return
     whose = f"those of {config.base_model}" if config.base_model else "those"
     at = f" at {config.base_model_revision[:12]}" if config.base_model_revision else ""

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -41,21 +42,31 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         return hashlib.sha256("".join(pool.map(line, sorted(state))).encode()).hexdigest()
 
 
-def backbone_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the live parameters and buffers of a model's backbone, without the head that a timm model holds."""
+def backbone_state(model: nn.Module, as_loaded: bool = False) -> dict[str, Tensor]:
+    """Return the live parameters and buffers of a model's backbone, without the head that a timm model holds.
+
+    Args:
+        model: Any module, wrapped or not.
+        as_loaded: Return the weights of parts that were replaced by new ones, such as a stem for small images, as
+            they were loaded: those in the backbone's `loaded_weights`.
+    """
     root = backbone(model)
     inside_heads = {id(tensor) for head in heads(root) for tensor in head.state_dict(keep_vars=True).values()}
-    return {name: tensor for name, tensor in root.state_dict(keep_vars=True).items() if id(tensor) not in inside_heads}
+    state = {name: tensor for name, tensor in root.state_dict(keep_vars=True).items() if id(tensor) not in inside_heads}
+    loaded: Any = getattr(root, "loaded_weights", {}) if as_loaded else {}
+    replaced = {_first(name) for name in loaded}
+    return {name: tensor for name, tensor in state.items() if _first(name) not in replaced} | loaded
 
 
-def backbone_digest(model: nn.Module, config: TicketConfig | None = None) -> str:
+def backbone_digest(model: nn.Module, config: TicketConfig | None = None, as_loaded: bool = False) -> str:
     """SHA-256 over the weights of a model's backbone: the same under any head.
 
     Args:
         model: Any module, wrapped or not.
         config: Its `optional_modules` are left out (default: those of an empty config).
+        as_loaded: As in `backbone_state`.
     """
-    return theta0_digest(backbone_state(model), config or TicketConfig())
+    return theta0_digest(backbone_state(model, as_loaded), config or TicketConfig())
 
 
 def theta0_digest(theta: Mapping[str, Tensor], config: TicketConfig) -> str:
@@ -125,6 +136,10 @@ def load_theta(path: Path, mask: Mask, digest: str | None) -> dict[str, Tensor]:
             theta[name] = torch.zeros(mask[name].shape, dtype=values.dtype)
             theta[name][mask[name]] = values
     return theta
+
+
+def _first(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _digest(compact: Mapping[str, Tensor], mask: Mask) -> str:

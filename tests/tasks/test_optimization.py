@@ -1,5 +1,6 @@
 """timm's optimizers and steps of the learning rate in an ordinary Trainer, and what small images need."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import timm
 import torch
 from transformers import Trainer, TrainingArguments
 
-from hf_tickets.errors import DataError, RecipeError
+from hf_tickets import Ticket, prune
+from hf_tickets.errors import DataError, RecipeError, TicketMismatchError
 from hf_tickets.pruning.scope import prunable_weights
 from hf_tickets.tasks.config import TaskConfig
 from hf_tickets.tasks.optimization import timm_optimizer
 from hf_tickets.tasks.registry import prepare
+from hf_tickets.ticket.base import describe_base
 
 
 def config(**changes: Any) -> TaskConfig:
@@ -115,6 +118,19 @@ def test_a_small_stem_keeps_the_resolution_and_all_weights_but_its_own(tmp_path:
     spread = float(ours["conv1.weight"].std())
     assert spread == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)  # Kaiming's, over the outputs
     assert prunable_weights(full.model).keys() == prunable_weights(small.model).keys()
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "resnet10t"])
+def test_under_a_new_small_stem_a_ticket_still_knows_its_base(model: str, tmp_path: Path) -> None:
+    """`verify="error"` lets the new stem pass, and no other weight."""
+    full = prepare(config(model=model)).model
+    full.save_pretrained(tmp_path / "base")
+    ticket = Ticket(prune(full, sparsity=0.5), describe_base(full))
+    small = prepare(config(model=str(tmp_path / "base"), pretrained=True, small_stem=True)).model
+    ticket.apply(copy.deepcopy(small), verify="error")
+    small.timm_model.bn1.weight.data[0] += 1
+    with pytest.raises(TicketMismatchError, match="not those"):
+        ticket.apply(small, verify="error")
 
 
 def test_a_small_stem_is_saved_and_loaded(tmp_path: Path) -> None:
