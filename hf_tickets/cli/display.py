@@ -19,6 +19,8 @@ from rich.text import Text
 
 logger = logging.getLogger(__name__)
 
+_NOT_RESULTS = ("loss", "time", "_per_second", "samples", "steps", "epoch")
+_SHOWN = 3  # metrics of an evaluation
 _LINES_A_ROUND = 10
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # seconds between two plain lines about steps
 
@@ -27,7 +29,8 @@ class Display:
     """Progress of a number of rounds, each of a number of steps.
 
     Args:
-        metric: Name of the metric to show, with or without `eval_`; the evaluation loss by default.
+        metric: Name of the metric to show first, with or without `eval_`; by default, and in evaluations that lack it,
+            the first that is there, and the loss where there is no other.
         console: Where to show it; standard output by default.
         clock: Seconds from any start; for tests.
     """
@@ -38,7 +41,7 @@ class Display:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.metric = metric or "loss"
+        self.metric = metric
         self.console = console or Console()
         self.clock = clock
         self.rounds = 0
@@ -104,8 +107,8 @@ class Display:
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """Show the metric of an evaluation during this round."""
-        value = metric_value(metrics, self.metric)
-        shown = f"{self.metric.removeprefix('eval_')} {_number(value)}"
+        first, *more = self._results(metrics) or [f"{self.metric or 'loss'} –"]
+        shown = " · ".join([first, *more]) if self._progress is None else first
         if self._progress is None:
             self._line(f"{self._title()} · {shown}")
         else:
@@ -115,8 +118,7 @@ class Display:
         """End this round, whose final metrics are `metrics`; a line about it stays in view."""
         if self._progress is not None:
             self._progress.update(self._all_rounds, completed=self.round + 1)
-        value = metric_value(metrics, self.metric)
-        shown = "" if value is None else f" · {self.metric.removeprefix('eval_')} {_number(value)}"
+        shown = "".join(f" · {result}" for result in self._results(metrics))
         duration = timedelta(seconds=round(self.clock() - self._round_time))
         self._line(f"{self._title()} · trained in {duration}{shown}")
 
@@ -125,6 +127,15 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def _results(self, metrics: Mapping[str, Any]) -> list[str]:
+        """Name and value of each metric of an evaluation, the wanted one first; the loss where there is no other."""
+        names = result_names(metrics)
+        wanted = (self.metric or "").removeprefix("eval_")
+        if metric_value(metrics, wanted) is not None:
+            names = [wanted, *(name for name in names if name != wanted)]
+        names = names or (["loss"] if metric_value(metrics, "loss") is not None else [])
+        return [f"{name} {_number(metric_value(metrics, name))}" for name in names[:_SHOWN]]
 
     def _title(self) -> str:
         if not self.rounds:
@@ -145,25 +156,36 @@ def metric_value(metrics: Mapping[str, Any], metric: str) -> Any:
     return metrics.get(f"eval_{name}", metrics.get(name))
 
 
+def result_names(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the metrics of an evaluation without `eval_`: neither losses nor times and counts."""
+    names = [name.removeprefix("eval_") for name, value in metrics.items() if isinstance(value, Real)]
+    return [name for name in names if name.isprintable() and not name.endswith(_NOT_RESULTS)]
+
+
 def results_table(rows: Iterable[Mapping[str, Any]], metric: str) -> Table:
     """Return a table of rounds.
 
     Args:
         rows: One mapping a round with round, sparsity (0 to 1), metrics (name → value), steps, seconds, and
             kept (number of remaining weights) where it is known.
-        metric: Name of the metric to show, with or without `eval_`.
+        metric: Name of the metric to show first, with or without `eval_`.
     """
     table = Table()
+    rows = list(rows)
     name = metric.removeprefix("eval_")
-    for header in ("round", "sparsity", "remaining weights", name, "steps", "seconds"):
-        table.add_column(Text(header), justify="right", no_wrap=header == name, overflow="fold")
+    measured = [row["metrics"] for row in rows if isinstance(row.get("metrics"), Mapping)]
+    others = dict.fromkeys(other for metrics in measured for other in result_names(metrics) if other != name)
+    more = list(others)[: _SHOWN - 1]
+    for header in ("round", "sparsity", "remaining weights", name, *more, "steps", "seconds"):
+        words = header.replace("_", " ") if header in more else header  # which may go on in the next line
+        table.add_column(Text(words), justify="right", no_wrap=header == name, overflow="fold")
     for row in rows:
-        metrics = row.get("metrics")
+        metrics = row["metrics"] if isinstance(row.get("metrics"), Mapping) else {}
         table.add_row(
             _number(row.get("round"), ""),
             _number(row.get("sparsity"), ".2%"),
             _number(row.get("kept"), ",.0f"),
-            _number(metric_value(metrics, name) if isinstance(metrics, Mapping) else None),
+            *(_number(metric_value(metrics, shown)) for shown in (name, *more)),
             _number(row.get("steps"), ""),
             _number(row.get("seconds"), ".1f"),
         )

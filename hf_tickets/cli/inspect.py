@@ -148,18 +148,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _metric(description: Mapping[str, Any]) -> str:
     """Return the name of the task's metric, or of any metric of the rungs."""
+    from hf_tickets.cli.display import result_names
+
     task_metric = description["provenance"]["task"].get("metric")
     if isinstance(task_metric, str) and task_metric.isprintable():
         return task_metric
     metrics = (rung.get("metrics") for rung in description["rungs"])
-    names = [name for values in metrics if isinstance(values, dict) for name in values]
-    measured = [
-        name for name in names if name.startswith("eval_") and name.isprintable() and not name.endswith(_NOT_METRICS)
-    ]
-    return next((name for name in measured if name != "eval_loss"), "loss")
-
-
-_NOT_METRICS = ("_runtime", "_per_second", "_samples", "_steps", "_epoch")
+    names = (name for values in metrics if isinstance(values, dict) for name in result_names(values))
+    return next(names, "loss")
 
 
 def plain(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Image models of timm and transformers, with a head or without, and the input each expects."""
 
+import difflib
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from hf_tickets.tasks.contrastive_model import ContrastiveConfig, ContrastiveMod
 from hf_tickets.tasks.images import ImageFormat
 from hf_tickets.tasks.moco_model import MocoModel
 from hf_tickets.tasks.models import LOAD_ERRORS, label_names, load_model, quiet_transformers, require_model
+from hf_tickets.tasks.nearest import nearest
 from hf_tickets.tasks.randomness import seeded
 from hf_tickets.tasks.simclr_model import SimclrModel
 from hf_tickets.tasks.small_stem import draw_stem_, has_small_stem, stem_weights, with_small_stem
@@ -50,6 +52,7 @@ def load_image_model(config: TaskConfig, names: tuple[str, ...] | None = None) -
     if isinstance(stored, ContrastiveConfig):
         return _encoder_of(config, stored, names)
     auto_class = AutoModel if names is None else AutoModelForImageClassification
+    _require_images(config, stored, auto_class)
     new_stem = config.small_stem and not has_small_stem(getattr(stored, "architecture", ""))
     whole = config
     if config.small_stem:
@@ -98,14 +101,26 @@ def stored_config(config: TaskConfig) -> Any:
     """The configuration of the task's model, a folder or Hub id.
 
     Raises:
-        DataError: it cannot be found, reached or read.
+        DataError: it cannot be found, reached or read, or looks like a mistyped architecture of timm.
     """
     require_model(config.model)
+    _require_slash(config.model)
     try:
         with quiet_transformers():
             return AutoConfig.from_pretrained(config.model, revision=config.model_revision or "main")
     except LOAD_ERRORS as error:
         raise DataError(f"model {config.model} cannot be loaded: {one_line(error)}") from error
+
+
+def _require_slash(model: str) -> None:
+    """Refuse what is neither a folder nor a Hub id, and nearly the name of an architecture, before the Hub is asked."""
+    if "/" in model or Path(model).expanduser().exists():
+        return
+    close = difflib.get_close_matches(model.partition(".")[0], timm.list_models(), n=3)
+    if close:
+        raise DataError(
+            f"model {model} is no folder, and no architecture of timm; nearest: {', '.join(close)}; a Hub id has a slash"
+        )
 
 
 def _load_contrastive(config: TaskConfig, stored: ContrastiveConfig) -> ContrastiveModel:
@@ -129,6 +144,16 @@ def _encoder_of(config: TaskConfig, stored: ContrastiveConfig, names: tuple[str,
     return model
 
 
+def _require_images(config: TaskConfig, stored: Any, auto_class: Any) -> None:
+    """Refuse a model of texts, and one that the auto class does not know, before it is loaded."""
+    known = auto_class._model_mapping
+    if type(stored) not in known or known[type(stored)].main_input_name != "pixel_values":
+        raise DataError(
+            f"model {config.model} is a {stored.model_type} model, and {config.family} needs one of images that "
+            f"{auto_class.__name__} loads; neither do tickets of texts fit"
+        )
+
+
 def is_architecture(model: str) -> bool:
     """Whether a model is named as timm names architectures, not by a folder or a Hub id."""
     return bool(timm.is_model(model)) and not Path(model).expanduser().is_dir()
@@ -138,10 +163,19 @@ def _named_on_hub(config: TaskConfig) -> TaskConfig:
     """The task with the Hub id of timm's own pre-trained weights, where it names an architecture and wants them."""
     if not is_architecture(config.model) or not config.pretrained:
         return config
-    pretrained = timm.get_pretrained_cfg(config.model)
+    pretrained = _pretrained_cfg(config.model)
     if pretrained is None or not pretrained.hf_hub_id:
         raise DataError(f"model {config.model}: timm has no pre-trained weights for it; set pretrained: false")
     return replace(config, model=pretrained.hf_hub_id)
+
+
+def _pretrained_cfg(architecture: str) -> Any:
+    """What timm knows of an architecture's weights, by its tag where it has one."""
+    try:
+        return timm.get_pretrained_cfg(architecture)
+    except RuntimeError as error:  # no such tag
+        name = architecture.partition(".")[0]
+        raise DataError(f"model {architecture}: {nearest(architecture, timm.list_pretrained(f'{name}.*'))}") from error
 
 
 def _on_small_stem(config: TaskConfig, stored: Any) -> TaskConfig:
@@ -163,7 +197,7 @@ def _small_architecture(architecture: str) -> str:
 
 def _random_timm_model(config: TaskConfig, names: tuple[str, ...] | None) -> Any:
     arguments = dict(config.model_arguments or {})
-    pretrained_cfg = timm.get_pretrained_cfg(config.model)
+    pretrained_cfg = _pretrained_cfg(config.model)
     architecture = _small_architecture(config.model) if config.small_stem else config.model
     head = {} if names is None else label_names(names)
     try:

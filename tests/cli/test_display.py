@@ -119,6 +119,33 @@ def test_steps_that_are_not_known_and_metrics_that_are_missing_are_shown_as_such
         display.finish()
 
 
+def test_what_an_evaluation_measured_is_shown_whatever_it_is_called():
+    """A training knows no metric's name beforehand; a search evaluates its held-out images too."""
+    probes = {"eval_loss": 2.0, "eval_runtime": 3.0, "eval_knn_accuracy": 0.5, "eval_linear_accuracy": 0.25}
+    for wanted in (None, "test_accuracy"):
+        console, output = plain()
+        display = Display(wanted, console)
+        display.start(0)
+        display.round_started(0, 0.0, 0)
+        display.evaluated({"eval_validation_loss": 2.0, "eval_validation_accuracy": 0.5, "eval_validation_samples": 9})
+        display.evaluated(probes)
+        display.evaluated({"eval_loss": 2.0})
+        display.round_finished(probes)
+        lines = [line.partition(" · sparsity 0.00% · ")[2] for line in output.getvalue().splitlines()[1:]]
+        both = "knn_accuracy 0.5000 · linear_accuracy 0.2500"
+        assert lines == ["validation_accuracy 0.5000", both, "loss 2.0000", f"trained in 0:00:00 · {both}"]
+
+
+def test_the_table_shows_the_other_metrics_too_and_fits():
+    console, output = plain()
+    metrics = {"knn_accuracy": 0.5, "linear_accuracy": 0.25, "loss": 1.0, "runtime": 9.0, "epoch": 1.0}
+    row = {"round": 18, "sparsity": 0.982, "kept": 23_445_504, "steps": 50_000, "seconds": 86_400.0}
+    console.print(results_table([{**row, "metrics": metrics}, row], "knn_accuracy"))
+    lines = output.getvalue().splitlines()
+    assert any("0.5000 │ 0.2500" in line.replace("   ", "").replace("  ", " ") for line in lines)
+    assert all(len(line) <= 80 and len(line) == len(lines[0]) for line in lines)
+
+
 class ClosedOutput(io.StringIO):
     def write(self, text: str) -> int:
         raise BrokenPipeError("closed")

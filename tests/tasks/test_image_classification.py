@@ -16,6 +16,8 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     Trainer,
     TrainingArguments,
     ViTConfig,
@@ -419,3 +421,26 @@ def test_a_saved_timm_model_names_the_labels_it_was_trained_on(tmp_path: Path) -
     second = prepare(images(str(tmp_path / "base"), dataset="sklearn/digits", labels=[7, 8, 9], image_size=32))
     second.model.save_pretrained(tmp_path / "tuned")
     assert AutoConfig.from_pretrained(tmp_path / "tuned").id2label == {0: "7", 1: "8", 2: "9"}
+
+
+def test_a_model_that_is_none_of_images_is_named_for_what_it_is(small_bert: str) -> None:
+    for model, message in (
+        ("resnt18", "no folder, and no architecture of timm; nearest: resnet18"),
+        ("resnet18.a1_in1kk", "nearest: resnet18.a1_in1k"),
+        (small_bert, "is a bert model, and image-classification needs one of images"),
+    ):
+        with pytest.raises(DataError, match=message):
+            prepare(images(model, pretrained=True))
+
+
+def test_a_folder_that_names_an_architecture_and_no_more_is_read(tmp_path: Path) -> None:
+    TimmWrapperForImageClassification(TimmWrapperConfig(architecture="test_resnet")).save_pretrained(tmp_path / "own")
+    task = prepare(images(str(tmp_path / "own"), pretrained=True, image_size=None))
+    assert task.train_dataset[0]["pixel_values"].shape == (3, 160, 160)
+
+
+def test_without_the_hub_the_remedy_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="me/pets .* HF_HUB_OFFLINE .*: unset it, or set dataset to a local folder"):
+        prepare(images(dataset="me/pets"))
