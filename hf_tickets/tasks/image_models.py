@@ -58,15 +58,15 @@ def load_image_model(config: TaskConfig, names: tuple[str, ...] | None = None) -
     if config.small_stem:
         config = _on_small_stem(config, stored)
     head = {} if names is None else label_names(names)
-    model = load_model(config, auto_class, may_be_new=("conv1",) if new_stem else (), **head)
+    model: Any = load_model(config, auto_class, may_be_new=("conv1",) if new_stem else (), **head)
     if hasattr(model, "timm_model"):
         if not config.pretrained:
             _draw_as_timm_does(model, config.task_seed)
         elif new_stem:
             with seeded(config.task_seed):
                 draw_stem_(model.timm_model)
-            replaced = load_model(whole, AutoModel).timm_model
-            model.timm_model.loaded_weights = stem_weights(replaced)  # by which a ticket knows its base model
+            replaced: Any = load_model(whole, AutoModel)
+            model.timm_model.loaded_weights = stem_weights(replaced.timm_model)  # a ticket knows its base by them
     return model
 
 
@@ -119,7 +119,7 @@ def _require_slash(model: str) -> None:
     close = difflib.get_close_matches(model.partition(".")[0], timm.list_models(), n=3)
     if close:
         raise DataError(
-            f"model {model} is no folder, and no architecture of timm; nearest: {', '.join(close)}; a Hub id has a slash"
+            f"model {model} is no folder, no Hub id, and no architecture of timm; nearest: {', '.join(close)}"
         )
 
 

@@ -141,12 +141,12 @@ def _load(source: str | Path, name: str, config: str | None, revision: str | Non
     except ConnectionError as error:
         if datasets.config.HF_HUB_OFFLINE:
             raise DataError(
-                f"dataset {name} is neither a folder here nor in the cache, and HF_HUB_OFFLINE keeps from the Hub: unset "
-                "it, or set dataset to a local folder"
+                f"dataset {name} is neither a folder here nor in the cache, and HF_HUB_OFFLINE keeps from the Hub: "
+                "unset it, or set dataset to a local folder"
             ) from error
         raise DataError(
-            f"dataset {name}: the Hub cannot be reached ({one_line(error)}): set dataset to a local folder; where it was "
-            "downloaded before, HF_HUB_OFFLINE=1 takes it from the cache"
+            f"dataset {name}: the Hub cannot be reached ({one_line(error)}): set dataset to a local folder; where it "
+            "was downloaded before, HF_HUB_OFFLINE=1 takes it from the cache"
         ) from error
     except _READ_ERRORS as error:
         raise DataError(f"dataset {name} cannot be read: {one_line(error)}") from error

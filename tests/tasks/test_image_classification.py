@@ -425,7 +425,7 @@ def test_a_saved_timm_model_names_the_labels_it_was_trained_on(tmp_path: Path) -
 
 def test_a_model_that_is_none_of_images_is_named_for_what_it_is(small_bert: str) -> None:
     for model, message in (
-        ("resnt18", "no folder, and no architecture of timm; nearest: resnet18"),
+        ("resnt18", "and no architecture of timm; nearest: resnet18"),
         ("resnet18.a1_in1kk", "nearest: resnet18.a1_in1k"),
         (small_bert, "is a bert model, and image-classification needs one of images"),
     ):
@@ -442,5 +442,5 @@ def test_a_folder_that_names_an_architecture_and_no_more_is_read(tmp_path: Path)
 def test_without_the_hub_the_remedy_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="me/pets .* HF_HUB_OFFLINE .*: unset it, or set dataset to a local folder"):
+    with pytest.raises(DataError, match=r"me/pets .* HF_HUB_OFFLINE .*: unset it, or set dataset to a local folder"):
         prepare(images(dataset="me/pets"))

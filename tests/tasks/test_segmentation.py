@@ -209,7 +209,7 @@ def test_a_saved_segmenter_is_loaded_again_with_a_head_of_other_classes(tmp_path
     differ = {name for name in before if before[name].shape != after[name].shape}
     assert all("classifier" in name for name in differ)
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("backbone."))
-    with pytest.raises(RecipeError, match="small_stem: model .* is a whole model"):
+    with pytest.raises(RecipeError, match=r"small_stem: model .* is a whole model"):
         prepare(segmentation(tmp_path / "masks", str(tmp_path / "run"), **keys, small_stem=True))
 
 
@@ -218,7 +218,7 @@ def test_a_lone_last_image_is_left_out_of_an_epoch(tmp_path: Path) -> None:
     task = prepare(segmentation(masks_dataset(tmp_path, [mask_of(halves())] * 3)))
     made = trainer(task, tmp_path / "run", max_steps=-1, num_train_epochs=2)
     assert made.train().global_step == 2
-    with pytest.raises(RecipeError, match="per_device_train_batch_size: .* batches of 2 or more, not 1"):
+    with pytest.raises(RecipeError, match=r"per_device_train_batch_size: .* batches of 2 or more, not 1"):
         trainer(task, tmp_path / "run", per_device_train_batch_size=1)
 
 
