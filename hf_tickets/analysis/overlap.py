@@ -167,6 +167,7 @@ def layer_overlap_figure(overlaps: Mapping[str, pandas.DataFrame], title: str = 
         overlaps: What `layer_overlap` returned, by name of the pair; of the same layers.
         title: Title of the figure.
     """
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.8), layout="constrained")
@@ -175,8 +176,11 @@ def layer_overlap_figure(overlaps: Mapping[str, pandas.DataFrame], title: str = 
     places = range(1, len(layers) + 1)
     for name, table in overlaps.items():
         (line,) = axes.plot(places, table["jaccard"], "o-", markersize=4, label=lettering(name))
-        axes.plot(places, table["chance"], linestyle="--", linewidth=1.4, color=line.get_color())
-    axes.plot([], [], linestyle="--", color="0.4", label="by chance")
+        # darker and in front, so that it is seen where the overlap is no more than chance
+        dark = [0.5 * channel for channel in to_rgb(line.get_color())]
+        axes.plot(places, table["chance"], linestyle="--", linewidth=1.4, color=dark, zorder=3)
+        axes.fill_between(places, table["chance"], table["jaccard"], color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.plot([], [], linestyle="--", color="0.2", label="by chance")
     mark_blocks(axes, layers)
     axes.set_xlim(0.5, len(layers) + 0.5)
     axes.set_ylim(0, None)

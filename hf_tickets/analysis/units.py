@@ -11,6 +11,7 @@ from hf_tickets.pruning.mask import Mask
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LEAST_SHOWN = 5.0  # percent, so that a few zero units do not look like many
 _COLUMNS = ["block", "rows", "zero_rows", "columns", "zero_columns"]
 
 
@@ -63,11 +64,16 @@ def unit_figure(units: pandas.DataFrame, title: str = "") -> "Figure":
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for kind, label, marker in (("rows", "outputs (rows)", "o"), ("columns", "inputs (columns)", "s")):
-        share = 100 * units[f"zero_{kind}"] / units[kind]
-        axes.plot(range(1, len(units) + 1), share, marker=marker, markersize=4, linewidth=1.6, label=label)
+        zero, all_of_them = units[f"zero_{kind}"], units[kind]
+        named = f"{label}: {zero.sum():,} of {all_of_them.sum():,}"
+        places, share = range(1, len(units) + 1), 100 * zero / all_of_them
+        axes.plot(places, share, marker=marker, markersize=4, linewidth=1.6, label=named, clip_on=False)
+    if not units[["zero_rows", "zero_columns"]].to_numpy().any():
+        middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(0.5, 0.5, "every output and input keeps a weight", fontsize=13, color="0.35", **middle)
     mark_blocks(axes, list(units.index))
     axes.set_xlim(0.5, len(units) + 0.5)
-    axes.set_ylim(0, max(1.0, *axes.get_ylim()))
+    axes.set_ylim(0, max(_LEAST_SHOWN, *axes.get_ylim()))
     axes.set_xlabel("layer, from input to output", fontsize=12)
     axes.set_ylabel("wholly zero (%)", fontsize=12)
     axes.tick_params(labelsize=11)

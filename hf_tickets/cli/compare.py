@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hf_tickets.errors import RecipeError, SparsityError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas
     from rich.table import Table
+
+    from hf_tickets.pruning.mask import Mask
+    from hf_tickets.ticket.ticket import Ticket
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
@@ -41,12 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
     from hf_tickets.cli.plots import make_folder
     from hf_tickets.ticket.ticket import Ticket
 
-    masks = {}
+    tickets = {}
     for source, name in names.items():
         try:
-            masks[name] = Ticket.from_pretrained(source, arguments.sparsity).mask
+            tickets[name] = Ticket.from_pretrained(source, arguments.sparsity)
         except SparsityError as error:
             raise SparsityError(f"{name}: {error}") from None
+    masks = {name: ticket.mask for name, ticket in tickets.items()}
     check_same_weights(masks)
     folder = make_folder(arguments.plots) if arguments.plots else None
     overlap = mask_overlap(masks)
@@ -54,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     layers = {pair: layer_overlap(masks[pair[0]], masks[pair[1]]) for pair in combinations(masks, 2) if wanted}
     if folder is not None:
         _plot(overlap, layers, folder)
+        _plot_rungs(tickets, folder)
     if arguments.json:
         found: dict[str, Any] = {"overlap": _records(overlap)}
         if arguments.layers:
@@ -86,6 +93,20 @@ def _plot(overlap: "pandas.DataFrame", layers: "dict[tuple[str, str], pandas.Dat
     first = next(iter(layers))[0]  # all pairs of many tickets would be too many curves
     curves = {f"{a}, {b}": table for (a, b), table in layers.items() if a == first}
     write(folder, "layer_overlap", _together(layers), layer_overlap_figure(curves))
+
+
+def _plot_rungs(tickets: "dict[str, Ticket]", folder: Path) -> None:
+    """Draw the overlap at each sparsity that two tickets have in common, where there are two such sparsities."""
+    from hf_tickets.analysis.rungs import rung_overlap, rung_overlap_figure
+    from hf_tickets.cli.plots import write
+
+    rungs = rung_overlap({name: (ticket.sparsities, _masks(ticket)) for name, ticket in tickets.items()})
+    if rungs["sparsity"].nunique() > 1:
+        write(folder, "overlap_by_sparsity", rungs, rung_overlap_figure(rungs))
+
+
+def _masks(ticket: "Ticket") -> "Callable[[float], Mask]":
+    return lambda sparsity: ticket.at(sparsity).mask
 
 
 def _together(layers: "dict[tuple[str, str], pandas.DataFrame]") -> "pandas.DataFrame":

@@ -3,8 +3,10 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from hf_tickets.errors import TicketsError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,18 +33,31 @@ def run(arguments: argparse.Namespace) -> int:
         SparsityError: It has no rung at `arguments.sparsity`.
         RecipeError: The folder for the plots cannot be written.
     """
-    from hf_tickets.cli.plots import make_folder, plot_ticket
     from hf_tickets.ticket.ticket import Ticket
 
     ticket = Ticket.from_pretrained(arguments.path, arguments.sparsity, revision=arguments.revision)
     description = describe(ticket)
-    if arguments.plots:
-        plot_ticket(ticket, description, _metric(description), make_folder(arguments.plots))
+    shown = _plot(ticket, description, arguments.plots) if arguments.plots else []
     if arguments.json:
         sys.stdout.write(json.dumps(description, indent=2) + "\n")
     else:
-        show(description)
+        show(description, shown)
     return 0
+
+
+def _plot(ticket: "Ticket", description: Mapping[str, Any], folder: str) -> list[Any]:
+    """Write the figures and tables; return what to show of them."""
+    from hf_tickets.analysis.units import unit_table
+    from hf_tickets.cli.plots import make_folder, plot_ticket
+    from hf_tickets.cli.removable import count_removable, units_table
+
+    into, removable, shown = make_folder(folder), None, []
+    try:
+        removable = count_removable(ticket)
+    except TicketsError as error:
+        shown.append(f"not counted: what could be removed of the model ({plain(error)})")
+    plot_ticket(ticket, description, _metric(description), into, removable)
+    return [units_table(unit_table(ticket.mask), removable), *shown]
 
 
 def describe(ticket: "Ticket") -> dict[str, Any]:
@@ -86,11 +101,12 @@ def describe(ticket: "Ticket") -> dict[str, Any]:
     }
 
 
-def show(description: Mapping[str, Any]) -> None:
+def show(description: Mapping[str, Any], more: Iterable[Any] = ()) -> None:
     """Print tables of layers, rungs and provenance.
 
     Args:
         description: What `describe` returned.
+        more: What else to print, after the layers.
     """
     from rich.console import Console
 
@@ -98,6 +114,8 @@ def show(description: Mapping[str, Any]) -> None:
 
     console = Console()
     console.print(_layers_table(description))
+    for item in more:
+        console.print(item, soft_wrap=isinstance(item, str), highlight=False)
     rows = [description["dense"], *description["rungs"]] if description["dense"] else description["rungs"]
     rungs = results_table(rows, _metric(description))
     rungs.title = "rungs"

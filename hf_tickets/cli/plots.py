@@ -50,7 +50,13 @@ def write(folder: Path, name: str, table: "pandas.DataFrame | None" = None, figu
         raise RecipeError(f"--plots {folder}: cannot write {name}: {error.strerror}") from None
 
 
-def plot_ticket(ticket: "Ticket", description: Mapping[str, Any], metric: str, folder: Path) -> None:
+def plot_ticket(
+    ticket: "Ticket",
+    description: Mapping[str, Any],
+    metric: str,
+    folder: Path,
+    removable: "pandas.DataFrame | None" = None,
+) -> None:
     """Write what there is to see of a ticket at its selected rung: layers, units, kernels, and its results.
 
     Args:
@@ -58,16 +64,20 @@ def plot_ticket(ticket: "Ticket", description: Mapping[str, Any], metric: str, f
         description: What `inspect.describe` returned for it.
         metric: Name of the metric of its rungs.
         folder: Where the files go.
+        removable: What can be removed with dead units, where it was counted.
     """
     from hf_tickets.analysis.accuracy import accuracy_figure
     from hf_tickets.analysis.kernels import kernel_figure, kernel_table
     from hf_tickets.analysis.layers import layer_figure, layer_table
+    from hf_tickets.analysis.removable import removable_figure
     from hf_tickets.analysis.units import unit_figure, unit_table
 
     mask, title = ticket.mask, f"sparsity {ticket.sparsity:.2%}"
     write(folder, "layers", layer_table(mask), layer_figure(mask.sparsity_by_layer, mask.sparsity, title))
     units = unit_table(mask)
     write(folder, "units", units, unit_figure(units, title))
+    if removable is not None:
+        write(folder, "removable", removable, removable_figure(removable, title))
     kernels = kernel_table(mask)
     if not kernels.empty:
         write(folder, "kernels", kernels, kernel_figure(mask, title))

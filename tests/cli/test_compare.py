@@ -96,3 +96,28 @@ def test_empty_layers_have_no_relative_overlap(tmp_path: Path, capsys: Captured)
     first, second = (save(tmp_path / name, [0, 0, 0, 0], [1, 0, 0, 0]) for name in "ab")
     assert main(["compare", first, second, "--layers", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layers"][0]["relative"] is None
+
+
+def test_rungs_of_the_same_sparsity_are_drawn_against_it(tmp_path: Path) -> None:
+    """Of a quarter and a half, and of a half and three quarters pruned, only the half is compared; then two of them."""
+    rows = {
+        "one": ([1, 1, 1, 0], [1, 1, 0, 0]),
+        "two": ([0, 1, 1, 0], [0, 1, 0, 0]),
+        "three": ([0, 1, 1, 1], [0, 1, 1, 0]),
+    }
+    for name, masks in rows.items():
+        Ticket([Mask({"layer.weight": torch.tensor(row).bool()}) for row in masks]).save_pretrained(tmp_path / name)
+    for others, common in ((["two"], [0.5]), (["three"], [0.25, 0.5])):
+        plots = tmp_path / f"plots-{others[0]}"
+        assert (
+            main(["compare", str(tmp_path / "one"), *(str(tmp_path / name) for name in others), "--plots", str(plots)])
+            == 0
+        )
+        if len(common) == 1:
+            assert not (plots / "overlap_by_sparsity.png").exists()
+            continue
+        table = pandas.read_csv(plots / "overlap_by_sparsity.csv")
+        assert table["sparsity"].tolist() == common
+        assert table["jaccard"].tolist() == pytest.approx([2 / 4, 1 / 3])
+        assert table["chance"].tolist() == pytest.approx([9 / 15, 1 / 3])
+        assert (plots / "overlap_by_sparsity.png").read_bytes().startswith(b"\x89PNG")

@@ -98,3 +98,35 @@ def test_a_folder_that_cannot_be_made_is_one_line(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["inspect", str(folder), "--plots", str(tmp_path / "file")]) == 2
     assert "--plots" in capsys.readouterr().err
+
+
+def test_plots_count_what_a_known_model_could_lose(tmp_path, capsys):
+    """Two outputs of ten are pruned wholly: with them go the weights that read them, and only those."""
+    base_config = {
+        "model_type": "bert",
+        "hidden_size": 8,
+        "intermediate_size": 10,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "vocab_size": 20,
+    }
+    names = ("encoder.layer.0.intermediate.dense.weight", "encoder.layer.0.output.dense.weight")
+    wide, back = torch.ones(10, 8, dtype=torch.bool), torch.ones(8, 10, dtype=torch.bool)
+    wide[:2] = False
+    mask = Mask(dict(zip(names, (wide, back), strict=True)))
+    Ticket(mask, TicketConfig(base_config=base_config)).save_pretrained(tmp_path / "ticket")
+    assert main(["inspect", str(tmp_path / "ticket"), "--plots", str(tmp_path)]) == 0
+    table = pandas.read_csv(tmp_path / "removable.csv", index_col="layer")
+    assert table["removable"].tolist() == [16, 16]
+    assert table["dead_outputs"].tolist() == [2, 0]
+    assert (tmp_path / "removable.png").read_bytes().startswith(b"\x89PNG")
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
+    total = ["total", "11.1%", "0.0%", "11.1%", "11.1%", "20.0%", "20.0%"]
+    assert total in rows
+
+
+def test_what_cannot_be_counted_is_said(folder, tmp_path, capsys):
+    assert main(["inspect", str(folder), "--plots", str(tmp_path / "plots")]) == 0
+    printed = capsys.readouterr().out
+    assert "pruned units" in printed
+    assert "not counted: what could be removed of the model (the ticket does not tell" in printed
