@@ -27,6 +27,7 @@ COMMANDS = (
     "study",
     "inspect",
     "compare",
+    "perturb",
     "push",
     "publish",
     "list",

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     settings = Settings.read(load_recipe(arguments.recipe, overrides, recipe_options(), SECTIONS))
     ticket = Ticket.from_pretrained(arguments.ticket, arguments.sparsity) if arguments.ticket else None
     if ticket is not None and "model" not in overrides:
-        settings = _on_base(settings, ticket)
+        settings = on_base(settings, ticket)
     described: dict[str, Any] = {"mask": None}
     args = settings.arguments(settings.output_dir)
     if ticket is not None:
@@ -89,7 +89,7 @@ def _where_from(ticket: "Ticket") -> str:
     return f"sparsity {ticket.sparsity:.2%}, found on {named or 'a task that it does not name'}"
 
 
-def _on_base(settings: "Settings", ticket: "Ticket") -> "Settings":
+def on_base(settings: "Settings", ticket: "Ticket") -> "Settings":
     """Return the settings with the ticket's own base model, in place of the recipe's."""
     from hf_tickets.ticket.auto import save_base
 

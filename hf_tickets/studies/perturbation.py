@@ -46,8 +46,7 @@ def flip_sensitivity(
     Raises:
         PruningError: The mask is another model's, or a share is out of reach; nothing is measured then.
     """
-    for share in shares:
-        _flips(mask, share, keep_sparsity)
+    check_shares(mask, shares, keep_sparsity)
     rows = []
     for share in shares:
         for seed in seeds if share else seeds[:1]:
@@ -81,9 +80,7 @@ def noise_sensitivity(
     Raises:
         PruningError: The mask is another model's, or a multiple is negative or not finite; nothing is measured then.
     """
-    for multiple in multiples:
-        if not 0 <= multiple < float("inf"):
-            raise PruningError(f"noise is a multiple of at least 0, not {multiple}")
+    check_multiples(multiples)
     rows = []
     for multiple in multiples:
         for seed in seeds if multiple else seeds[:1]:
@@ -121,6 +118,27 @@ def flipped(mask: Mask, share: float, seed: int = 0, keep_sparsity: bool = True)
             values = result[name].view(-1)
             values[entries] = ~values[entries]
     return Mask(result)
+
+
+def check_shares(mask: Mask, shares: Sequence[float], keep_sparsity: bool = True) -> None:
+    """Refuse shares that cannot be flipped; arguments as in `flip_sensitivity`.
+
+    Raises:
+        PruningError: A share is out of range, or more than the mask has entries to flip.
+    """
+    for share in shares:
+        _flips(mask, share, keep_sparsity)
+
+
+def check_multiples(multiples: Sequence[float]) -> None:
+    """Refuse noise of no such strength; arguments as in `noise_sensitivity`.
+
+    Raises:
+        PruningError: A multiple is negative or not finite.
+    """
+    for multiple in multiples:
+        if not 0 <= multiple < float("inf"):
+            raise PruningError(f"noise is a multiple of at least 0, not {multiple}")
 
 
 def sensitivity_figure(curves: Mapping[str, pandas.DataFrame], metric: str = "accuracy", title: str = "") -> "Figure":
