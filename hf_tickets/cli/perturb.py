@@ -99,13 +99,13 @@ def _perturb(
     from hf_tickets.studies.cell import train_cell
     from hf_tickets.studies.perturbation import sensitivity_figure
     from hf_tickets.studies.sensitivity import measure_sensitivity
+    from hf_tickets.tasks.registry import prepare
 
     folder, mask = settings.output_dir, ticket.mask
-    described = {"task": settings.describe(), "mask": mask.digest}
     tuned = folder / "ticket"
     with watching(console, current_round=lambda: (0, ticket.sparsity)) as watch:
-        train_cell(settings.prepare, settings.arguments(tuned), lambda task: ticket, described, watch)
-    base = settings.prepare().model
+        train_cell(settings.task, settings.arguments(tuned), lambda task: ticket, {"mask": mask.digest}, watch=watch)
+    base = prepare(settings.task).model
     if ticket.theta is not None:
         ticket.apply(base, verify="off")
     drawings = [value for value in (*shares, *multiples) if value] * len(seeds)
@@ -113,7 +113,7 @@ def _perturb(
     loaded = settings.on(tuned)
     loaded = replace(loaded, task=replace(loaded.task, small_stem=False))  # it has one by now
     args = settings.arguments(tuned)
-    measured = measure_sensitivity(loaded.prepare(), base, mask, args, shares, multiples, seeds, _silence)
+    measured = measure_sensitivity(prepare(loaded.task), base, mask, args, shares, multiples, seeds, _silence)
     title = f"sparsity {ticket.sparsity:.2%}"
     for name, table in (("flips", measured.flips), ("noise", measured.noise)):
         write(folder, name, table, sensitivity_figure({"ticket": table}, measured.metric, title))
