@@ -41,6 +41,7 @@ from hf_tickets.trainer.holder import MaskHolder
 from hf_tickets.trainer.keep_step import KeepStep
 from hf_tickets.trainer.processes import check_agreement, wait_for_everyone
 from hf_tickets.trainer.provenance import describe, versions
+from hf_tickets.trainer.reporting import report_round
 from hf_tickets.trainer.rewind import RewindConfig
 from hf_tickets.trainer.run_folder import RoundResult, RunFolder
 from hf_tickets.trainer.weights import buffer_names, file_digest, head_names, load_weights_, save_weights
@@ -211,6 +212,7 @@ class Rounds:
             if trainer.ticket is not None:
                 trainer.ticket.save_pretrained(folder.output_dir)
             folder.finish(result)
+        report_round(trainer, result)
         if trainer.ticket is not None:
             trainer.push_round(index)
         wait_for_everyone()
