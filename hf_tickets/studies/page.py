@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -331,7 +331,7 @@ def _highest(row: Mapping[Any, Any] | None) -> Entry:
     return Entry(text, note=f"{ends[0]} to {ends[1]}" if moved else "", kind="winning" if row["sparsity"] > 0 else "")
 
 
-def _between(value: float, low: float, high: float, show: Any) -> Entry:
+def _between(value: float, low: float, high: float, show: Callable[[float], str]) -> Entry:
     if not math.isfinite(value):
         return Entry(NOTHING)
     return Entry(show(value), note=f"[{show(low)}, {show(high)}]" if math.isfinite(low) else "")

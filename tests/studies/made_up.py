@@ -98,7 +98,10 @@ def _grid(
     generator = numpy.random.default_rng(0)
     for target in targets:
         noise = 0.004 + 0.02 * (target == "rte")
-        yield from dense(target, levels[target] + noise * generator.standard_normal(3), steps=900, seconds=410.0)
+        for number, source in enumerate([None] if target in sources else sources):  # other sources, other weights
+            level = levels[target] - 0.008 * number
+            values = level + noise * generator.standard_normal(3)
+            yield from dense(target, values, source=source, steps=900, seconds=410.0)
         pairs = [(source, control) for source in sources for control in ("ticket", *controls)]
         for source, control in pairs:
             if control not in ("ticket", "oneshot") and target in sources and source != target:
