@@ -198,7 +198,8 @@ def _draw_curve(axes: "Axes", curve: Curve, index: int) -> None:
 
 
 def _draw_dense(axes: "Axes", dense: Summary, color: str) -> None:
-    axes.axhline(dense.mean, color=color, linestyle="--", linewidth=1.4, label="dense")
+    axes.axhline(dense.mean, color=color, linestyle="--", linewidth=1.4)
+    axes.plot([], [], color="0.35", linestyle="--", linewidth=1.4, label="dense")
     if dense.std > 0:
         axes.axhspan(dense.mean - dense.std, dense.mean + dense.std, color=color, alpha=0.15, linewidth=0)
 
