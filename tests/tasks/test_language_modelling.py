@@ -138,10 +138,12 @@ def test_decoders_predict_the_next_token(name: str, books: str, tmp_path: Path) 
     assert evaluate(task, tmp_path)["perplexity"] < 10 < len(tokenizer)
 
 
+# ModernBERT's own are beyond a small vocabulary
+SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 ENCODERS = {
     "roberta": (RobertaForMaskedLM, RobertaConfig, {"max_position_embeddings": 34, "pad_token_id": 1}),
     "distilbert": (DistilBertForMaskedLM, DistilBertConfig, {"max_position_embeddings": 32, "dim": 16}),
-    "modernbert": (ModernBertForMaskedLM, ModernBertConfig, {"max_position_embeddings": 32}),
+    "modernbert": (ModernBertForMaskedLM, ModernBertConfig, SPECIAL_TOKENS | {"max_position_embeddings": 32}),
 }
 
 
