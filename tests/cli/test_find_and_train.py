@@ -179,6 +179,23 @@ transfer:
 """
 
 
+def test_a_gradual_search_is_one_training_and_its_ticket_is_trained_in_the_transfer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(
+        RECIPE[: RECIPE.index("transfer:")] + "transfer:\n  controls: [ticket]\n  at: [0.8]\n"
+    )
+    assert main(["find", "recipe.yaml", "--gradual", "true", "--criterion", "movement"]) == 0
+    output = capsys.readouterr().out
+    assert "accuracy.png" not in output
+    assert Ticket.from_pretrained("run").sparsities == pytest.approx((0.5, 0.8), abs=1e-4)
+    rounds = sorted(Path("run/_run").glob("round-*"))
+    assert [path.name for path in rounds] == ["round-00"]
+    trained = [json.loads(path.read_text())["sparsity"] for path in Path("run/transfer").glob("*/result.json")]
+    assert trained == pytest.approx([0.8], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("family", "more"),
     [("simclr", "timm_optimizer: lars\noptim_args: momentum=0.9"), ("moco", "queue_size: 32\nbatch_norm_groups: 2")],
