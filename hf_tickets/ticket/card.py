@@ -210,6 +210,8 @@ def _result(rung: dict[str, Any], metric: str | None) -> str:
 
 def _method(config: TicketConfig) -> str:
     criterion = str(config.pruning.get("criterion") or "unknown")
+    if config.pruning.get("gradual"):
+        return plain(f"gradual {criterion} pruning within one training")
     if config.pruning.get("rounds", 1) and len(config.rungs) > 0:
         rewind = {"none": "without rewinding", "learning_rate": "with learning-rate rewinding"}
         after = rewind.get(str(config.rewind.get("rewind")), "with rewinding")
