@@ -142,6 +142,13 @@ def recipe_options() -> dict[str, Option]:
     return options_table({"task": TaskConfig, "pruning": PruningConfig, "rewinding": RewindConfig})
 
 
+def study_options() -> dict[str, Option]:
+    """Return the fields of a study recipe's grid."""
+    from hf_tickets.studies.config import StudyConfig
+
+    return options_table({"study": StudyConfig}, training_arguments=False)
+
+
 def help_text(options: Iterable[Option], width: int | None = None) -> str:
     """Return the options as text: a heading a group, then name, type, default and one line of help for each.
 

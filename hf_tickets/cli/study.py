@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tickets.cli.study_recipe import study_options
+from hf_tickets.cli.options import study_options
 from hf_tickets.errors import RecipeError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tickets.cli.find import SECTIONS
-from hf_tickets.cli.options import Option, options_table, recipe_options
+from hf_tickets.cli.options import Option, recipe_options, study_options
 from hf_tickets.cli.recipe import Recipe, entries_of, load_recipe, override, read_file, read_values
 from hf_tickets.errors import RecipeError
 from hf_tickets.studies.config import StudyConfig
@@ -18,11 +18,6 @@ _RECIPE = Option("recipe", "str", help="the recipe file, relative to the study's
 _SHARED, _BASE, _SOURCES, _TARGETS = "recipes", "base", "sources", "targets"
 
 Body = tuple[dict[str, Any], dict[str, dict[str, Any]]]  # values of a recipe, and of its sections
-
-
-def study_options() -> dict[str, Option]:
-    """Return the fields of a study recipe's grid."""
-    return options_table({"study": StudyConfig}, training_arguments=False)
 
 
 def read_grid(path: Path, overrides: Mapping[str, str]) -> tuple[StudyConfig, str, dict[str, Body]]:
