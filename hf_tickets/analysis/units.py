@@ -69,8 +69,8 @@ def unit_figure(units: pandas.DataFrame, title: str = "") -> "Figure":
         places, share = range(1, len(units) + 1), 100 * zero / all_of_them
         axes.plot(places, share, marker=marker, markersize=4, linewidth=1.6, label=named, clip_on=False)
     if not units[["zero_rows", "zero_columns"]].to_numpy().any():
-        middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-        axes.text(0.5, 0.5, "every output and input keeps a weight", fontsize=13, color="0.35", **middle)
+        words = "every output and input keeps a weight"
+        axes.annotate(words, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=13, color="0.35")
     mark_blocks(axes, list(units.index))
     axes.set_xlim(0.5, len(units) + 0.5)
     axes.set_ylim(0, max(_LEAST_SHOWN, *axes.get_ylim()))

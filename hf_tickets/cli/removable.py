@@ -1,6 +1,7 @@
 """What of a ticket's model could really be removed, counted on a model of that kind with random weights."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hf_tickets.errors import PruningError
 
@@ -80,11 +81,11 @@ def _example(model: Any, task: dict[str, Any]) -> Any:
     stored = (getattr(model.config, "pretrained_cfg", None) or {}).get("input_size")
     own = getattr(model.config, "image_size", None)
     known = (task.get("image_size"), stored and stored[1:], own if isinstance(own, list) else [own, own])
-    height, width = next((size for size in known if _is_size(size)), (_SIDE, _SIDE))
+    height, width = next(size for size in (*known, [_SIDE, _SIDE]) if _is_size(size))
     return {"pixel_values": torch.zeros(1, getattr(model.config, "num_channels", 3), height, width)}
 
 
-def _is_size(size: Any) -> bool:
+def _is_size(size: Any) -> TypeGuard[Sequence[int]]:
     """Whether a size, which may be a stranger's, is one of images."""
     is_pair = isinstance(size, (list, tuple)) and len(size) == 2
     return is_pair and all(isinstance(side, int) and 0 < side <= _LARGEST for side in size)
