@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+from hf_tickets.pruning.config import PruningConfig
 from hf_tickets.pruning.schedules import sparsity_schedule
 from hf_tickets.studies.plan import Measurement, Plan
 from hf_tickets.studies.study import Source, Study, Training, check_study
@@ -144,7 +145,10 @@ def _seeded(training: Training, seed: int) -> dict[str, Any]:
 
 
 def _same_training(search: StudyCell, training: StudyCell) -> bool:
-    """Whether a round of the search is that very training, to the bit: it starts from θ0, with everything rewound."""
+    """Whether a round of the search is that very training, to the bit: from θ0, everything rewound, to its end."""
+    pruning = PruningConfig(**(search.pruning or {}))
+    if pruning.gradual or pruning.early_bird_distance is not None:
+        return False
     alike = replace(search, kind="train", label="", pruning=None, rewind=None)
     other = replace(training, label="", control=None, sparsity=0.0, needs={**training.needs})
     other.needs.pop("search", None)

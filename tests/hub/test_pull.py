@@ -277,8 +277,9 @@ def test_without_a_sparsity_the_recorded_default_is_taken(
 def results(dense: dict[str, Any] | None, rungs: list[dict[str, Any]], *, std: Any = None, **task: Any) -> TicketConfig:
     """What a search would record of a dense model and rungs at sparsities 0.1, 0.2, …"""
     config = TicketConfig(task=task)
-    recorded = [{"sparsity": 0.1 * (number + 1), "metrics": metrics} for number, metrics in enumerate(rungs)]
-    dense_round = {} if dense is None else {"sparsity": 0.0, "metrics": dense} | ({"std": std} if std else {})
+    spread = {"std": std} if std else {}
+    recorded = [{"sparsity": 0.1 * (number + 1), "metrics": metrics} | spread for number, metrics in enumerate(rungs)]
+    dense_round = {} if dense is None else {"sparsity": 0.0, "metrics": dense}
     return replace(config, dense=dense_round, rungs=recorded)
 
 
@@ -288,7 +289,7 @@ def accuracies(*values: float) -> list[dict[str, Any]]:
 
 MATCHING = {
     "one seed: not worse": (results({"accuracy": 0.8}, accuracies(0.81, 0.8, 0.799)), [True, True, False]),
-    "within one standard deviation of the dense model": (
+    "within one standard deviation of the rung": (
         results({"accuracy": 0.8}, accuracies(0.75, 0.7501, 0.7499), std={"accuracy": 0.05}),
         [True, True, False],
     ),

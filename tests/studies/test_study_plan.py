@@ -38,6 +38,11 @@ def test_what_is_the_same_training_is_one_cell(tmp_path: Path) -> None:
     assert len(rows) == len(set(rows)) == 4 + 2 + 4 + 4  # rounds, dense, ticket and random for each pair
 
 
+@pytest.mark.parametrize("cheaper", [{"recipes.gradual": "true"}, {"recipes.early_bird_distance": "0.1"}])
+def test_a_round_that_is_no_whole_training_stands_for_none(tmp_path: Path, cheaper: dict[str, str]) -> None:
+    assert {"low-to-low-ticket-0.5000-seed1", "high-to-high-ticket-0.5000-seed1"} <= labels(plan(tmp_path, **cheaper))
+
+
 def test_a_cell_stands_after_what_it_needs(tmp_path: Path) -> None:
     seen: set[str] = set()
     for cell in plan(tmp_path, search_seeds="[1, 2]").cells.values():
