@@ -136,7 +136,7 @@ def test_the_table_has_a_row_a_rung() -> None:
         rungs, masks(), ("0.9100", "0.8850", "0.7000"), ("yes", "yes", "no"), TAGS, strict=True
     ):
         sparsity = f"{100 * mask.sparsity:.2f} %"
-        assert row == [sparsity, f"{mask.kept:,}", f"{result} ± 0.0100", matches, tag]
+        assert row == [sparsity, f"{mask.kept:,}", f"{result} ± 0.0200", matches, tag]
     assert rung_tags(ticket().sparsities) == list(TAGS)
 
 
