@@ -19,7 +19,7 @@ from rich.text import Text
 
 logger = logging.getLogger(__name__)
 
-_NOT_RESULTS = ("loss", "time", "_per_second", "samples", "steps", "epoch")
+_NOT_RESULTS = ("loss", "time", "_per_second", "samples", "steps", "epoch", "sparsity")
 _SHOWN = 3  # metrics of an evaluation
 _LINES_A_ROUND = 10
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0  # seconds between two plain lines about steps

@@ -15,6 +15,7 @@ from hf_tickets.pruning.initialisation import drawn_anew
 from hf_tickets.pruning.mask import Mask
 from hf_tickets.pruning.prune import prune_parts
 from hf_tickets.pruning.scope import prunable_weights
+from hf_tickets.pruning.shards import assemble, is_spread
 from hf_tickets.studies.perturbation import flipped
 from hf_tickets.ticket.config import TicketConfig
 from hf_tickets.ticket.matching import canonical_parameters
@@ -218,6 +219,8 @@ def _whole(ticket: Ticket, model: nn.Module) -> dict[str, nn.Parameter]:
         TicketMismatchError: All of them are zero.
     """
     weights = _weights(ticket, model)
+    if any(map(is_spread, weights.values())):
+        return weights  # ZeRO-3: no process sees all of them
     pruned = {entry: ~kept for entry, kept in ticket.ladder.mask(0).items() if entry in weights}
     there = any(bool(weights[entry].detach().cpu()[gone].any()) for entry, gone in pruned.items())
     if not there and any(bool(gone.any()) for gone in pruned.values()):
@@ -240,7 +243,7 @@ def _pruned(ticket: Ticket, model: nn.Module, config: PruningConfig, made: dict[
     # Of the very weights that the ticket covers, exactly as many are pruned.
     beside = Mask({entry: mask[entry] for entry in weights})
     parts = prune_parts(weights, config, beside.sparsity)
-    chosen = Mask({entry: kept.cpu() for entry, kept in parts.items()})
+    chosen = Mask({entry: assemble(part, weights[entry]).cpu() for entry, part in parts.items()})
     return Ticket(chosen, _origin(ticket, config, {**made, "of_mask": mask.digest}))
 
 
@@ -277,6 +280,8 @@ def _theta(ticket: Ticket, model: nn.Module) -> dict[str, Tensor]:
     state = {canonical(name): tensor for name, tensor in backbone_state(model).items()}
     if ticket.config.pruning.get("scope") == "model":
         raise PruningError("a control of weights changes the backbone alone; find the ticket with scope=backbone")
+    if any(map(is_spread, state.values())):
+        raise PruningError("a control of weights needs them whole in each process; train it on one, or under DDP")
     return {entries.get(name, name): tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
 

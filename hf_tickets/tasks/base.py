@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
 from hf_tickets.errors import RecipeError
@@ -30,8 +30,8 @@ class PreparedTask:
         callbacks: callbacks that the datasets need during training.
         preprocess_logits_for_metrics: reduces the outputs that evaluation keeps, as in Trainer.
         training_arguments: fields of TrainingArguments that this task cannot do without.
-        smallest_batch: fewest examples that the model can be trained on at once; a smaller last batch of an epoch is
-            left out.
+        smallest_batch: fewest examples that the model can be trained on at once; the last examples, where they would
+            make a smaller batch, are left out.
         head_learning_rate: learning rate of what is not backbone, for TicketTrainer; None: that of the backbone.
         optimizer: name of an optimizer of timm, in place of that of TrainingArguments.
     """
@@ -53,7 +53,7 @@ class PreparedTask:
     optimizer: str | None = None
 
     def adapt_(self, args: TrainingArguments) -> TrainingArguments:
-        """Set in `args` what this task cannot do without; return them.
+        """Set in `args` what this task cannot do without, and fit the training data to its batches; return `args`.
 
         Raises:
             RecipeError: the batches are smaller than the model can be trained on.
@@ -67,9 +67,9 @@ class PreparedTask:
                 f"per_device_train_batch_size: this model is trained on batches of {self.smallest_batch} or more, "
                 f"not {min(batch, len(examples))}"
             )
-        # several processes fill their last batches by themselves
+        # Several processes fill their last batches by themselves; Trainer's drop_last would also shorten evaluations.
         if 0 < left < self.smallest_batch and args.world_size == 1:
-            args.dataloader_drop_last = True
+            self.train_dataset = Subset(examples, range(len(examples) - left))
         return args
 
     def trainer_arguments(self, args: TrainingArguments | None = None) -> dict[str, Any]:

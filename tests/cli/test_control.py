@@ -17,6 +17,7 @@ from hf_tickets.cli.settings import Settings
 from hf_tickets.cli.transfer import results_side_by_side
 from hf_tickets.pruning.controls import MASK_CONTROLS, WEIGHT_CONTROLS
 from hf_tickets.studies.controls import CONTROLS
+from hf_tickets.tasks.registry import prepare
 
 # The learning rate is 0: the weights that were trained are those that training started from.
 RECIPE = """
@@ -45,7 +46,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
     """The recipe's model, in a folder with the recipe and a ticket of it."""
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(RECIPE)
-    model = Settings.read(load_recipe("recipe.yaml", {}, recipe_options())).prepare().model
+    model = prepare(Settings.read(load_recipe("recipe.yaml", {}, recipe_options())).task).model
     Ticket(prune(model, sparsity=0.7), TicketConfig(task={"dataset": "glue", "task": "rte"})).save_pretrained("ticket")
     return model
 

@@ -111,7 +111,10 @@ def test_a_saved_detector_names_its_backbones_weights_in_the_file(boxes: Path, t
 def test_what_is_no_backbone_is_refused(boxes: Path, tmp_path: Path) -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "bert")
-    cases = [(str(tmp_path / "bert"), "bert model is no backbone"), (str(tmp_path / "nowhere"), "there is no folder")]
+    cases = [
+        (str(tmp_path / "bert"), "is a bert model, and object-detection needs"),
+        (str(tmp_path / "nowhere"), "there is no folder"),
+    ]
     for model, message in cases:
         with pytest.raises(DataError, match=message):
             prepare(detection(boxes, model, pretrained=True))
