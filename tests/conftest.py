@@ -7,9 +7,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed tells every program's output that it found no GPU
 
+import hypothesis
 import pytest
 from hub.stand_in import stand_in
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 stand_in()  # before a test module imports a library that reads the Hub's address
 
 WANTS_DATA = "HF_TICKETS_TEST_DATA is not set: no real data"

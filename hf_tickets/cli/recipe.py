@@ -88,7 +88,10 @@ def load_recipe(
     path = Path(path)
     tables = {name: {**options, **{item.name: item for item in own}} for name, own in (sections or {}).items()}
     top = {**options, _DESCRIPTION.name: _DESCRIPTION}
-    values, nested = read_values(read_file(path).items(), path, top, tables)
+    written = read_file(path)
+    if "sources" in [key for key, _, _ in written.items()]:
+        raise RecipeError(f"{path}: is a study, not the recipe of one run; give `hf-tickets study run {path}`")
+    values, nested = read_values(written.items(), path, top, tables)
     for name, text in overrides.items():
         section, dot, key = name.replace("-", "_").rpartition(".")
         if section and section not in tables:

@@ -39,6 +39,8 @@ def read_grid(path: Path, overrides: Mapping[str, str]) -> tuple[StudyConfig, st
     sections = {name: {**fields, **{option.name: option for option in own}} for name, own in SECTIONS.items()}
     special = dict.fromkeys((_SHARED, _BASE, _SOURCES, _TARGETS), grid)
     entries = list(read_file(path).items())
+    if "family" in [key for key, _, _ in entries]:
+        raise RecipeError(f"{path}: is the recipe of one run, not a study; give `hf-tickets find {path}`")
     own = [entry for entry in entries if entry[0] not in special]
     values, _ = read_values(own, path, {**grid, _DESCRIPTION.name: _DESCRIPTION}, special)
     bodies: dict[str, Body] = {_SHARED: ({}, {})}

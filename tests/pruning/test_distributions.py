@@ -4,7 +4,7 @@ from math import prod
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -46,7 +46,6 @@ def pruned_counts(name, shapes, sparsity, pruned=None):
 
 
 @given(models, st.floats(0, 0.999))
-@settings(deadline=None)
 def test_uniform_prunes_the_same_share_of_every_layer(shapes, sparsity):
     counts = pruned_counts("uniform", shapes, sparsity)
     assert sum(counts.values()) == round(sparsity * sum(map(prod, shapes.values())))
@@ -55,7 +54,6 @@ def test_uniform_prunes_the_same_share_of_every_layer(shapes, sparsity):
 
 
 @given(models, st.floats(0, 0.999))
-@settings(deadline=None)
 def test_erk_follows_the_formula_of_the_rigl_paper(shapes, sparsity):
     counts = pruned_counts("erk", shapes, sparsity)
     assert sum(counts.values()) == round(sparsity * sum(map(prod, shapes.values())))
@@ -79,7 +77,6 @@ def test_erk_caps_small_layers_at_dense():
 
 
 @given(models, st.sampled_from(["uniform", "erk"]), st.lists(st.floats(0, 0.99), min_size=2, max_size=5).map(sorted))
-@settings(deadline=None)
 def test_what_is_pruned_stays_pruned_whatever_came_before(shapes, name, sparsities):
     pruned = dict.fromkeys(shapes, 0)
     for sparsity in sparsities:
@@ -90,7 +87,6 @@ def test_what_is_pruned_stays_pruned_whatever_came_before(shapes, name, sparsiti
 
 
 @given(models, st.sampled_from(["uniform", "erk"]), st.data())
-@settings(deadline=None)
 def test_any_prior_mask_is_respected(shapes, name, data):
     pruned = {layer: data.draw(st.integers(0, prod(s))) for layer, s in shapes.items()}
     total = sum(map(prod, shapes.values()))

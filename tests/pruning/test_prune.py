@@ -70,7 +70,7 @@ def assert_equal(mask, expected):
     st.floats(0, 1, exclude_max=True),
     st.integers(0, 2**31),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_exactly_the_rounded_share_is_pruned(sizes, sparsity, seed):
     model = random_network(seed, sizes)
     mask = prune(model, sparsity=sparsity)
@@ -183,7 +183,7 @@ def test_a_pruned_weight_that_has_come_back_stays_pruned():
     st.booleans(),
     st.sampled_from(["global", "uniform", "erk"]),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_masks_nest_while_the_weights_change(sparsities, seed, ties, distribution):
     mask = None
     for index, sparsity in enumerate(sparsities):

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_tickets.pruning.threshold import LIMIT, PRUNED, all_finite, order_keys, threshold
@@ -49,7 +49,6 @@ def test_keys_of_positive_scores_leave_the_scores_alone():
     st.integers(0, 20),
     st.data(),
 )
-@settings(deadline=None)
 def test_exactly_count_entries_fall_below(values, pruned, block, data):
     keys = torch.tensor(values, dtype=torch.int32)
     for place in pruned:

@@ -180,3 +180,11 @@ def test_figure_2_has_the_papers_cells() -> None:
     assert len([cell for cell in planned.cells.values() if cell.kind == "find"]) == 11
     own = [m for m in rows if m.source == m.target and m.control == "ticket" and m.seed == 1]
     assert {m.source for m in own if m.round == 7} == {m.source for m in own} - {"mlm"}  # it is trained longer there
+
+
+def test_a_study_and_a_recipe_that_are_taken_for_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, taken, meant in (("find", "small_study.yaml", "study run"), ("study run", "quickstart.yaml", "find")):
+        path = str(RECIPES / taken)
+        assert main([*command.split(), path, "--output_dir", str(tmp_path / "run")]) == 2
+        assert f"give `hf-tickets {meant} {path}`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -48,7 +48,7 @@ ladders = st.builds(
 
 
 @given(ladders)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_rung_comes_back_bit_for_bit(masks):
     with tempfile.TemporaryDirectory() as folder:
         Ticket(masks).save_pretrained(folder)
