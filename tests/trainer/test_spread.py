@@ -36,9 +36,9 @@ def test_the_threshold_exchanges_histograms_whatever_the_size(measured: dict[int
 
 @pytest.mark.parametrize("work", ["prune", "code", "hold"])
 def test_no_process_holds_a_whole_mask(measured: dict[int, list[dict[str, int]]], work: str) -> None:
-    """A whole mask has a byte a weight; of two processes each holds half."""
+    """A whole mask has a byte a weight; of two processes each holds half, and what it works on at a time."""
     for result in measured[32]:
-        assert result[work] < 0.85 * result["numel"]
+        assert result[work] < result["numel"]
 
 
 def test_only_the_first_process_holds_a_whole_model_to_save_it(measured: dict[int, list[dict[str, int]]]) -> None:
